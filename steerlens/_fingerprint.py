@@ -1,0 +1,123 @@
+"""Whether two models have the same weights, however TransformerLens has processed them.
+
+Folding LayerNorm, centring and folding value biases rewrite the weights and leave the function. The numbers here are the
+same before and after: each is r @ W @ s for a weight W (its norm's gain multiplied in) and fixed random r, s, with r or s
+of mean zero along d_model, so that subtracting a mean changes nothing. https://transformerlensorg.github.io: weight processing.
+"""
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_known: "weakref.WeakKeyDictionary[Any, tuple[int, ModelIdentity]]" = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What a vector must fit: which weights, and how the residual stream is normalised and processed."""
+
+    name: str
+    d_model: int
+    n_layers: int
+    normalization: str
+    """"LN" (the residual stream counts only up to its mean over d_model), "RMS" or "none"."""
+    processing: str
+    """"none", or what was folded and centred: "folded", "centred", "folded, centred"."""
+    dtype: str
+    fingerprint: tuple[float, ...]
+    """r @ W @ s for the embedding, every block's weights and the unembedding, each over its standard deviation."""
+
+    def same_weights(self, other: "ModelIdentity") -> bool:
+        """Whether the two have the same weights up to processing and rounding to the coarser of the two dtypes."""
+        if (self.d_model, self.n_layers, len(self.fingerprint)) != (
+            other.d_model,
+            other.n_layers,
+            len(other.fingerprint),
+        ):
+            return False
+        # Rounding to 8 or 11 bits moves each number by about 0.0011 or 0.0002 of its standard deviation.
+        coarse = {"torch.bfloat16": 0.004, "torch.float16": 0.001}
+        tolerance = max(coarse.get(self.dtype, 2e-5), coarse.get(other.dtype, 2e-5))
+        gap = np.subtract(self.fingerprint, other.fingerprint)
+        return bool(np.sqrt(np.mean(gap**2)) <= tolerance)
+
+    def describe(self) -> str:
+        """One phrase for an error message."""
+        return f"{self.name} (d_model {self.d_model}, {self.n_layers} layers, weights {self.fingerprint[-1]:+.4f})"
+
+
+def identify(model: Any) -> ModelIdentity:
+    """The identity of a HookedTransformer; computed once per set of weights."""
+    version = sum(p._version for p in model.parameters()) + sum(p.data_ptr() for p in model.parameters())
+    cached = _known.get(model)
+    if cached is not None and cached[0] == version:
+        return cached[1]
+    kind = str(model.cfg.normalization_type or "none")
+    done = [word for word, is_so in (("folded", kind.endswith("Pre")), ("centred", _is_centred(model, kind))) if is_so]
+    identity = ModelIdentity(
+        name=str(model.cfg.model_name),
+        d_model=int(model.cfg.d_model),
+        n_layers=int(model.cfg.n_layers),
+        normalization=kind.removesuffix("Pre"),
+        processing=", ".join(done) or "none",
+        dtype=str(model.cfg.dtype),
+        fingerprint=tuple(_numbers(model)),
+    )
+    _known[model] = (version, identity)
+    return identity
+
+
+def living_models() -> list[Any]:
+    """The models in this process that something was measured on and that are still alive."""
+    return list(_known)
+
+
+def _is_centred(model: Any, kind: str) -> bool:
+    if not kind.startswith("LN"):
+        return False
+    rows = model.W_E[: min(64, model.cfg.d_vocab)].double()
+    return bool(rows.mean(-1).abs().max() < 1e-3 * rows.std())
+
+
+@torch.no_grad()
+def _numbers(model: Any) -> Iterator[float]:
+    for block in model.blocks:
+        attn, mlp = block.attn, getattr(block, "mlp", None)
+        for name in ("W_Q", "W_K", "W_V"):
+            weight = getattr(attn, f"_{name}", None) if name != "W_Q" else None
+            yield _probe(weight if weight is not None else getattr(attn, name), gain=_gain(block, "ln1"))
+        yield _probe(attn.W_O.flatten(0, 1).T)
+        if mlp is not None and hasattr(mlp, "W_in"):
+            # In a block without ln2 (GPT-J) attention and MLP read the same norm.
+            norm = "ln2" if hasattr(block, "ln2") else "ln1"
+            for name in ("W_in", "W_gate"):
+                weight = getattr(mlp, name, None)
+                if weight is not None:
+                    yield _probe(weight, gain=_gain(block, norm))
+            yield _probe(mlp.W_out.T)
+    yield _probe(model.W_E.T)
+    yield _probe(model.W_U, gain=_gain(model, "ln_final"), centre=True)
+
+
+def _gain(module: Any, norm: str) -> Tensor | None:
+    return getattr(getattr(module, norm, None), "w", None)
+
+
+def _probe(weight: Tensor, gain: Tensor | None = None, centre: bool = False) -> float:
+    """r @ (gain * weight) @ s over its standard deviation; weight is (..., d_model, columns)."""
+    generator = torch.Generator().manual_seed(0)
+    d_model = weight.shape[-2]
+    r = torch.randn(d_model, generator=generator)
+    r = (r - r.mean()).to(weight.device)
+    r = r if gain is None else r * gain.float()
+    row = torch.matmul(r, weight.float()).flatten().double().cpu()  # float: a double copy of a 7B weight is too large
+    if centre:
+        row = row - row.mean()
+    s = torch.randn(row.numel(), generator=generator).double()
+    norm = row.norm()
+    return float(row @ s / norm) if norm > 0 else 0.0

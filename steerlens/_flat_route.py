@@ -1,0 +1,246 @@
+"""The fast route: pairs as one run of tokens without padding, through the blocks' equations written out.
+
+A pair is packed as prompt, chosen, rejected; both responses see the prompt and neither sees the other, so a prompt is
+computed once. The last block's queries, output and MLP run only where a response token is predicted. The weights are the
+HookedTransformer's own tensors; its hooks don't fire, so the route is not taken while a hook is on.
+
+    x <- x + W_O softmax(Q K^T / scale) V,   Q, K, V = W_Q, W_K, W_V ln1(x), Q and K rotated by position
+    x <- x + W_out (act(W_gate ln2(x)) * (W_in ln2(x)) + b_in)     or     W_out act(W_in ln2(x) + b_in)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from steerlens._encode import EncodedPair
+from steerlens.resid import Positions, has_hooks, logits_at, sum_logprobs
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Which tokens ask in a block, and where they stand in the padded grid that attention needs."""
+
+    token: Int[Tensor, " query"]
+    """their places among all tokens"""
+    cell: Int[Tensor, " query"]
+    """their places in a (pair, slot) grid, flattened"""
+    slots: int
+    mask: Bool[Tensor, "pair 1 slot key"]
+
+
+class Packed:
+    """Some pairs as one run of tokens: prompt, chosen and rejected of each in turn."""
+
+    def __init__(self, pairs: Sequence[EncodedPair], device: Any, window: int | None = None) -> None:
+        self.pairs, self.device, self.window = list(pairs), device, window
+        sizes = [(len(p.prompt), len(p.chosen), len(p.rejected)) for p in pairs]
+        self.lengths = [sum(size) for size in sizes]
+        self.slots = max(self.lengths)
+        self.tokens = self._tensor([t for p in pairs for t in (*p.prompt, *p.chosen, *p.rejected)])
+        self.position = self._tensor([i for p, c, r in sizes for i in (*range(p + c), *range(p, p + r))])
+        self.segment = self._tensor([k for size in sizes for k, n in enumerate(size) for _ in range(n)])
+        self.pair = self._tensor([i for i, n in enumerate(self.lengths) for _ in range(n)])
+        self.slot = self._tensor([s for n in self.lengths for s in range(n)])
+        starts = self._tensor(self.lengths).cumsum(0) - self._tensor(self.lengths)
+        before, target, side = self._predictions(sizes, starts.tolist())
+        self.predictor, self.source = torch.unique(self._tensor(before), return_inverse=True)
+        self.target, self.side = self._tensor(target), self._tensor(side)
+
+    def _tensor(self, numbers: Sequence[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=self.device)
+
+    def _predictions(
+        self, sizes: Sequence[tuple[int, int, int]], starts: Sequence[int]
+    ) -> tuple[list[int], list[int], list[int]]:
+        """For every response token: the token before it, itself, and which response of which pair it belongs to."""
+        before, target, side = [], [], []
+        for i, ((p, c, r), start) in enumerate(zip(sizes, starts, strict=True)):
+            for k, (n, first) in enumerate(((c, start + p), (r, start + p + c))):
+                before += [start + p - 1, *range(first, first + n - 1)]
+                target += self.pairs[i].chosen if k == 0 else self.pairs[i].rejected
+                side += [2 * i + k] * n
+        return before, target, side
+
+    @cached_property
+    def _mask(self) -> Bool[Tensor, "pair slot key"]:
+        """Whether a slot sees a key: an earlier one of the prompt or of its own response, within the window."""
+        grid = torch.full((len(self.pairs), self.slots), -1, dtype=torch.long, device=self.device)
+        segment, position = grid.clone(), grid.clone()
+        segment[self.pair, self.slot], position[self.pair, self.slot] = self.segment, self.position
+        q, k = segment[:, :, None], segment[:, None, :]
+        order = torch.arange(self.slots, device=self.device)
+        mask = (order[:, None] >= order[None, :]) & ((k == 0) | (k == q)) & (k >= 0)
+        if self.window is not None:
+            mask &= (position[:, :, None] - position[:, None, :] < self.window) | (q < 0)
+        return mask
+
+    @cached_property
+    def everywhere(self) -> Queries:
+        """Every token asks."""
+        cell = self.pair * self.slots + self.slot
+        return Queries(torch.arange(len(self.tokens), device=self.device), cell, self.slots, self._mask[:, None])
+
+    @cached_property
+    def predicting(self) -> Queries:
+        """Only the tokens that predict a response token ask."""
+        pair = self.pair[self.predictor]
+        counts = torch.bincount(pair, minlength=len(self.pairs))
+        slots = int(counts.max())
+        rank = torch.arange(len(pair), device=self.device) - (counts.cumsum(0) - counts)[pair]
+        # A slot without a query sees the first key: a row that sees nothing has no softmax.
+        mask = torch.zeros(len(self.pairs), slots, self.slots, dtype=torch.bool, device=self.device)
+        mask[:, :, 0] = True
+        mask[pair, rank] = self._mask[pair, self.slot[self.predictor]]
+        return Queries(self.predictor, pair * slots + rank, slots, mask[:, None])
+
+    def steered(self, positions: Positions) -> Tensor:
+        """1 where a vector is added, by token; "response" begins at the last prompt token."""
+        if positions == "all":
+            return torch.ones_like(self.tokens)
+        last = torch.tensor([len(p.prompt) - 1 for p in self.pairs], device=self.device)[self.pair]
+        return (self.position >= last).long()
+
+
+class FlatRoute:
+    """Log-probabilities of both responses of packed pairs, from any layer upwards."""
+
+    name = "flat"
+
+    def __init__(self, model: HookedTransformer) -> None:
+        self.model = model
+        self.window = model.cfg.window_size if model.cfg.use_local_attn else None
+
+    @staticmethod
+    def fits(model: HookedTransformer, longest: int) -> bool:
+        """Whether the equations of this file are the model's, and no hook wants to see its activations."""
+        cfg = model.cfg
+        plain = not (
+            cfg.attn_only
+            or cfg.use_qk_norm
+            or cfg.num_experts
+            or cfg.use_normalization_before_and_after
+            or cfg.use_attention_sinks
+            or cfg.load_in_4bit
+            or cfg.use_logn_attn
+            or cfg.use_dynamic_ntk_rope
+            or cfg.post_embedding_ln
+            or cfg.rotary_adjacent_pairs
+            or cfg.clip_qkv is not None
+            or cfg.attn_scores_soft_cap > 0
+            or cfg.n_devices > 1
+            or cfg.is_layer_norm_activation()
+        )
+        attention = cfg.attention_dir == "causal" and len(set(cfg.attn_types or ["global"])) == 1
+        position = cfg.positional_embedding_type == "standard" or (
+            cfg.positional_embedding_type == "rotary" and longest <= model.blocks[0].attn.rotary_cos.shape[0]
+        )
+        norm = str(cfg.normalization_type).removesuffix("Pre") in ("LN", "RMS")
+        known = cfg.original_architecture in (None, "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM",
+                                              "GPT2LMHeadModel", "GPTNeoXForCausalLM")  # fmt: skip
+        return bool(plain and attention and position and norm and known and not has_hooks(model))
+
+    def pack(self, pairs: Sequence[EncodedPair]) -> Packed:
+        """The pairs without padding, on the model's device."""
+        return Packed(pairs, self.model.cfg.device, self.window)
+
+    def resid(self, pairs: Sequence[EncodedPair], layer: int) -> list[Float[Tensor, "token d_model"]]:
+        """The residual stream after the layer, one tensor per pair: prompt, chosen, rejected."""
+        packed = self.pack(pairs)
+        x = self.model.W_E[packed.tokens]
+        if self.model.cfg.positional_embedding_type == "standard":
+            x = x + self.model.W_pos[packed.position]
+        return list(self._blocks(x, packed, 0, layer + 1).split(packed.lengths))
+
+    def logprobs(
+        self,
+        pairs: Sequence[EncodedPair],
+        resid: Sequence[Tensor],
+        layer: int,
+        added: Float[Tensor, "pair d_model"] | None,
+        positions: Positions,
+    ) -> Float[Tensor, "pair 2"]:
+        """Both responses' log-probabilities with `added` after the layer, in nats."""
+        packed = self.pack(pairs)
+        x = torch.cat(list(resid)).to(self.model.cfg.device)
+        if added is not None:
+            x = x + added.to(x)[packed.pair] * packed.steered(positions)[:, None]
+        x = self._blocks(x, packed, layer + 1, self.model.cfg.n_layers)
+        if layer + 1 == self.model.cfg.n_layers:
+            x = x[packed.predictor]
+        logits = logits_at(self.model, x)[packed.source]
+        return sum_logprobs(logits, packed.target, packed.side, 2 * len(pairs)).view(-1, 2)
+
+    def _blocks(self, x: Tensor, packed: Packed, start: int, stop: int) -> Tensor:
+        """Blocks start to stop (exclusive); after the model's last one only the predicting tokens are left."""
+        for i in range(start, stop):
+            last = i == self.model.cfg.n_layers - 1
+            x = self._block(self.model.blocks[i], x, packed, packed.predicting if last else packed.everywhere)
+        return x
+
+    def _block(self, block: Any, x: Tensor, packed: Packed, asking: Queries) -> Tensor:
+        normed = _norm(block.ln1, x)
+        some = len(asking.token) < len(x)
+        x, own = (x[asking.token], normed[asking.token]) if some else (x, normed)
+        attention = self._attention(block.attn, own, normed, packed, asking)
+        if self.model.cfg.parallel_attn_mlp:
+            return x + attention + self._mlp(block.mlp, _norm(block.ln2, x))
+        x = x + attention
+        return x + self._mlp(block.mlp, _norm(block.ln2, x))
+
+    def _attention(self, attn: Any, own: Tensor, every: Tensor, packed: Packed, asking: Queries) -> Tensor:
+        weights = {name: getattr(attn, f"_{name}", None) for name in ("W_K", "W_V", "b_K", "b_V")}  # grouped heads
+        w = {name: getattr(attn, name) if weight is None else weight for name, weight in weights.items()}
+        q = self._rotate(attn, _heads(own, attn.W_Q, attn.b_Q), packed.position[asking.token])
+        k = self._rotate(attn, _heads(every, w["W_K"], w["b_K"]), packed.position)
+        v = _heads(every, w["W_V"], w["b_V"])
+        n, group = len(packed.pairs), q.shape[1] // k.shape[1]
+        q = _grid(q, asking.cell, n, asking.slots)
+        k, v = (_grid(t, packed.everywhere.cell, n, packed.slots) for t in (k, v))
+        if group > 1:
+            k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=asking.mask, scale=1 / attn.attn_scale)
+        z = z.transpose(1, 2).flatten(2).flatten(0, 1)[asking.cell]
+        return F.linear(z, attn.W_O.flatten(0, 1).T, attn.b_O)
+
+    def _rotate(self, attn: Any, x: Float[Tensor, "token head d_head"], position: Tensor) -> Tensor:
+        if self.model.cfg.positional_embedding_type != "rotary":
+            return x
+        turned, kept = x[..., : self.model.cfg.rotary_dim], x[..., self.model.cfg.rotary_dim :]
+        a, b = turned.chunk(2, -1)
+        cos, sin = attn.rotary_cos[position][:, None], attn.rotary_sin[position][:, None]
+        turned = turned * cos + torch.cat([-b, a], -1) * sin
+        return torch.cat([turned, kept], -1) if kept.shape[-1] else turned
+
+    @staticmethod
+    def _mlp(mlp: Any, x: Tensor) -> Tensor:
+        if hasattr(mlp, "W_gate"):
+            hidden = mlp.act_fn(F.linear(x, mlp.W_gate.T)) * F.linear(x, mlp.W_in.T) + mlp.b_in
+        else:
+            hidden = mlp.act_fn(F.linear(x, mlp.W_in.T, mlp.b_in))
+        return F.linear(hidden, mlp.W_out.T, mlp.b_out)
+
+
+def _norm(norm: Any, x: Tensor) -> Tensor:
+    kind, width = type(norm).__name__, (x.shape[-1],)
+    gain, bias = getattr(norm, "w", None), getattr(norm, "b", None)
+    if kind.startswith("RMS"):
+        return F.rms_norm(x, width, gain, norm.eps)
+    return F.layer_norm(x, width, gain, bias, norm.eps)
+
+
+def _heads(x: Tensor, weight: Float[Tensor, "head d_model d_head"], bias: Tensor) -> Float[Tensor, "token head d_head"]:
+    flat = weight.permute(0, 2, 1).flatten(0, 1)  # a view where load_model has laid the weights out
+    return F.linear(x, flat, bias.flatten()).unflatten(-1, bias.shape)
+
+
+def _grid(x: Float[Tensor, "token head d_head"], cell: Tensor, pairs: int, slots: int) -> Tensor:
+    """Tokens -> (pair, head, slot, d_head), zero where a slot is empty."""
+    grid = x.new_zeros(pairs * slots, *x.shape[1:]).index_copy(0, cell, x)
+    return grid.unflatten(0, (pairs, slots)).transpose(1, 2)

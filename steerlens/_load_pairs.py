@@ -1,0 +1,92 @@
+"""Where preference pairs come from: built-in behaviours, files and the hub."""
+
+from pathlib import Path
+from typing import Any
+
+from steerlens._templates import Template
+from steerlens.errors import PairsError
+from steerlens.pairs import OnBad, PreferencePairs
+
+BUILT_IN = Path(__file__).parent / "data"
+COLUMNS = (  # the names under which a prompt and its two responses are published
+    ("prompt", "chosen", "rejected"),
+    ("question", "matching", "not_matching"),
+    ("question", "answer_matching_behavior", "answer_not_matching_behavior"),
+)
+
+
+def load_pairs(
+    source: str | Path,
+    *,
+    template: Template = "auto",
+    system_prompt: str | None = None,
+    on_bad: OnBad = "raise",
+) -> PreferencePairs:
+    """Load preference pairs by a built-in name, from a file, or from the Hugging Face hub.
+
+    Args:
+        source: a built-in behaviour ("wealth-seeking"); a .csv, .json or .jsonl file; or "hf:owner/name".
+            Columns: `prompt, chosen, rejected`, or `question, matching, not_matching` (the BiPO authors' CSVs), or
+            `question, answer_matching_behavior, answer_not_matching_behavior`; a column `split` (train, val, test) is kept.
+        template, system_prompt, on_bad: as in `PreferencePairs`.
+
+    Raises:
+        PairsError: no such source, missing columns, or rows that can't be used (they are listed).
+    """
+    name, path = str(source), Path(source)
+    built_in = sorted(p.stem for p in BUILT_IN.glob("*.jsonl"))
+    if name in built_in:
+        path, provenance = BUILT_IN / f"{name}.jsonl", f"steerlens/{name}"
+    elif name.startswith("hf:"):
+        return _from_table(_read_hub(name[3:]), name, template, system_prompt, on_bad)
+    elif path.suffix.lower() in (".csv", ".json", ".jsonl") and path.is_file():
+        provenance = f"{path.parent.name}/{path.name}" if path.parent.name else path.name
+    else:
+        why = "there is no such file" if path.suffix else "it is no built-in name and has no file ending"
+        raise PairsError(
+            f"can't load pairs from {name!r}: {why}. Expected one of the built-in {built_in}, a .csv, .json or .jsonl "
+            "file, or 'hf:owner/name'"
+        )
+    return _from_table(_read_file(path), provenance, template, system_prompt, on_bad)
+
+
+def _read_file(path: Path) -> Any:
+    import pandas as pd
+
+    try:
+        if path.suffix.lower() == ".csv":
+            return pd.read_csv(path, dtype=str, keep_default_na=False)  # or an empty question becomes NaN
+        return pd.read_json(path, lines=path.suffix.lower() == ".jsonl", dtype=False, convert_dates=False)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise PairsError(f"{path} can't be read as {path.suffix[1:]}: {error}") from error
+
+
+def _read_hub(name: str) -> Any:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name)
+    except Exception as error:  # the hub's client raises a dozen kinds, most of them about the network
+        raise PairsError(
+            f"can't load {name!r} from the hub ({type(error).__name__}: {str(error)[:200]}). Without a network: download "
+            "its file elsewhere and pass the path of the .csv, .json or .jsonl"
+        ) from error
+    import pandas as pd
+
+    named = {"train": "train", "validation": "val", "val": "val", "test": "test"}
+    frames = [part.to_pandas().assign(split=named.get(str(split), "train")) for split, part in loaded.items()]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _from_table(
+    table: Any, provenance: str, template: Template, system_prompt: str | None, on_bad: OnBad
+) -> PreferencePairs:
+    columns = next((names for names in COLUMNS if set(names) <= set(table.columns)), None)
+    if columns is None:
+        expected = " or ".join("(" + ", ".join(names) + ")" for names in COLUMNS)
+        raise PairsError(f"{provenance} has the columns {list(table.columns)}; expected {expected}")
+    prompt, chosen, rejected = (table[name].tolist() for name in columns)
+    splits = table["split"].tolist() if "split" in table.columns else None
+    return PreferencePairs(
+        prompt, chosen, rejected, template, system_prompt, provenance=provenance, splits=splits, on_bad=on_bad
+    )

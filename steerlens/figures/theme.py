@@ -1,0 +1,70 @@
+"""One look for all figures: Okabe and Ito's colour-blind-safe palette, one colour per method, readable at 3.3 inches."""
+
+import plotly.graph_objects as go
+
+COLOURS = {
+    "bipo": "#0072B2",
+    "caa": "#D55E00",
+    "random": "#8A8A8A",
+    "shuffled labels": "#CC79A7",
+    "sum": "#009E73",
+}
+OTHERS = ("#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#000000")
+NAMES = {"bipo": "BiPO", "caa": "CAA", "random": "random directions", "shuffled labels": "shuffled labels"}
+DASHES = ("solid", "dash", "dot", "dashdot")
+
+AXIS = {
+    "showline": True,
+    "linecolor": "#444",
+    "linewidth": 1,
+    "ticks": "outside",
+    "tickcolor": "#444",
+    "gridcolor": "#ececec",
+    "zeroline": True,
+    "zerolinecolor": "#999",
+    "zerolinewidth": 1,
+    "title": {"standoff": 8},
+}
+
+
+def colour(label: str) -> str:
+    """A method's colour; the same in every figure. A numbered label ("bipo 2") has its method's."""
+    base = label.rstrip("0123456789 ")
+    if base in COLOURS:
+        return COLOURS[base]
+    return OTHERS[sum(map(ord, base)) % len(OTHERS)]
+
+
+def dash(label: str) -> str:
+    """Solid for the first vector of a method, dashed for the next."""
+    number = label[len(label.rstrip("0123456789")) :]
+    return DASHES[(int(number) - 1) % len(DASHES)] if number and int(number) else DASHES[0]
+
+
+def display_name(label: str) -> str:
+    """A label as a reader of a paper knows it."""
+    base = label.rstrip("0123456789 ")
+    return NAMES.get(base, base) + label[len(base) :]
+
+
+def faded(hex_colour: str, alpha: float) -> str:
+    """A palette colour as rgba."""
+    red, green, blue = (int(hex_colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+def style(figure: go.Figure, *, width: int = 760, height: int = 400) -> go.Figure:
+    """Fonts, white ground and axes for a figure of that size in pixels."""
+    figure.update_layout(
+        template="plotly_white",
+        width=width,
+        height=height,
+        font={"family": "Arial, Helvetica, sans-serif", "size": 15, "color": "#222"},
+        margin={"l": 70, "r": 20, "t": 50, "b": 100},
+        legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0.5, "xanchor": "center", "font": {"size": 14}},
+        hoverlabel={"align": "left"},
+    )
+    figure.update_xaxes(**AXIS)
+    figure.update_yaxes(**AXIS)
+    figure.update_annotations(font_size=15)
+    return figure

@@ -1,0 +1,1 @@
+"""Vectors (and a model) -> results, one measure per file."""

@@ -1,0 +1,1 @@
+"""Pairs -> SteeringVector, one method per file, one signature."""

@@ -1,0 +1,128 @@
+"""CAA: the mean difference of activations between the two responses.
+
+Rimsky et al. 2023, "Steering Llama 2 via Contrastive Activation Addition", arXiv 2312.06681v4, equation 1. Over free-form
+responses it is the BiPO paper's "Freeform" baseline (arXiv 2406.00045v2, section 4.1).
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from steerlens._encode import EncodedPair, Encoder
+from steerlens._hooked_route import last_token_resid
+from steerlens._scores import PairScorer
+from steerlens.errors import PairsError
+from steerlens.pairs import PreferencePairs
+from steerlens.resid import check_layer, check_model, make_vector
+from steerlens.vector import SteeringVector
+
+ReadPosition = Literal["mean", "last", "answer", "prompt"]
+_LETTER = re.compile(r"\s*\(?([A-Z])\b")
+
+
+def extract_caa(
+    model: HookedTransformer,
+    pairs: PreferencePairs,
+    layer: int,
+    *,
+    position: ReadPosition = "mean",
+    batch_size: int = 8,
+    progress: bool = True,
+) -> SteeringVector:
+    """The mean over pairs of resid_post with the chosen response less resid_post with the rejected one.
+
+    Args:
+        model: any HookedTransformer.
+        pairs: encoded with their own template.
+        layer: the 0-based block, read at `blocks.{layer}.hook_resid_post`.
+        position: where it is read. "mean": over the response's content tokens; "last": at its last content token (the
+            end of the turn, the same on both sides, is left out of both); "answer": at the letter of an A/B answer, as
+            the CAA authors do; "prompt": at the prompt's last token, for pairs whose `rejected_prompts` differ.
+        batch_size: pairs at once; the vector does not depend on it (up to rounding).
+
+    Returns:
+        The vector, in units of the residual stream; sums are kept in float64.
+
+    Raises:
+        PairsError: the pairs have nothing to read at that position; the rows are listed.
+
+    Source:
+        arXiv 2312.06681v4, equation 1 (position="answer", on A/B prompts).
+    """
+    differences = caa_differences(model, pairs, layer, position=position, batch_size=batch_size, progress=progress)
+    settings = {"position": position, **pairs.described()}
+    return make_vector(model, differences.mean(0), layer, method="caa", settings=settings, pairs=pairs)
+
+
+def caa_differences(
+    model: HookedTransformer,
+    pairs: PreferencePairs,
+    layer: int,
+    *,
+    position: ReadPosition = "mean",
+    batch_size: int = 8,
+    progress: bool = False,
+) -> Float[Tensor, "pair d_model"]:
+    """Each pair's difference of activations, chosen less rejected, in float64; `extract_caa` is their mean."""
+    model, layer = check_model(model), check_layer(model, layer)
+    if position not in get_args(ReadPosition):
+        raise PairsError(f"position={position!r} is not known; expected one of {get_args(ReadPosition)}")
+    if not len(pairs):
+        raise PairsError("there are no pairs to take a mean over")
+    if position == "prompt":
+        return _prompt_differences(model, pairs, layer, batch_size)
+    encoded = pairs.encode(model)
+    where = [_read_at(pair, position) for pair in encoded]
+    if position == "answer":
+        _check_letters(pairs)
+    scorer = PairScorer(model, encoded, layer, batch_size=batch_size, progress=progress)
+    return torch.stack([_difference(scorer, row, at) for row, at in enumerate(where)])
+
+
+def _difference(scorer: PairScorer, row: int, at: tuple[slice, slice]) -> Tensor:
+    _, chosen, rejected = scorer.parts(row)
+    return chosen[at[0]].double().mean(0) - rejected[at[1]].double().mean(0)
+
+
+def _read_at(pair: EncodedPair, position: ReadPosition) -> tuple[slice, slice]:
+    """Which of the responses' tokens to read; a response of nothing but its end of turn is read there."""
+    if position == "answer":
+        sides = zip(pair.chosen, pair.rejected, strict=False)
+        letter = next((i for i, (a, b) in enumerate(sides) if a != b), 0)
+        return slice(letter, letter + 1), slice(letter, letter + 1)
+    ends = [max(1, len(side) - 1) for side in (pair.chosen, pair.rejected)]
+    starts = [0, 0] if position == "mean" else [end - 1 for end in ends]
+    return slice(starts[0], ends[0]), slice(starts[1], ends[1])
+
+
+def _check_letters(pairs: PreferencePairs) -> None:
+    letters = [[_LETTER.match(text) for text in (pair.chosen, pair.rejected)] for pair in pairs]
+    bad = [row for row, (a, b) in zip(pairs.rows, letters, strict=True) if not (a and b) or a[1] == b[1]]
+    if bad:
+        raise PairsError(
+            f"position='answer' reads the letter of answers such as '(A)' and '(B)'; {len(bad)} of {len(pairs)} pairs have "
+            f"other answers: rows {bad[:12]}. Use position='mean' or 'last' for free-form responses"
+        )
+
+
+def _prompt_differences(
+    model: HookedTransformer, pairs: PreferencePairs, layer: int, batch_size: int
+) -> Float[Tensor, "pair d_model"]:
+    if pairs.rejected_prompts is None:
+        raise PairsError(
+            "position='prompt' reads the prompt's last token, which comes before either response: with one prompt for both, "
+            "the difference is exactly zero. Give the rejected side prompts of its own, "
+            "PreferencePairs(..., rejected_prompts=[...]), or use position='mean', 'last' or 'answer'"
+        )
+    encoder = Encoder(model, pairs.template, pairs.system_prompt)
+
+    def read(prompts: Sequence[str]) -> Tensor:
+        tokens = [encoder.generation_prompt(text) for text in prompts]
+        return last_token_resid(model, tokens, layer, batch_size=batch_size).double()
+
+    return read(pairs.prompts) - read(pairs.rejected_prompts)

@@ -1,0 +1,313 @@
+"""Preference pairs: a prompt, a response that shows the behaviour, and one that shows its opposite.
+
+>>> import steerlens as sl
+>>> pairs = sl.load_pairs("wealth-seeking")            # built in; or "mine.csv", "mine.jsonl", "hf:owner/name"
+>>> len(pairs.train), len(pairs.val), len(pairs.test)
+(120, 30, 50)
+>>> pairs.flip()[0].chosen == pairs[0].rejected
+True
+"""
+
+import hashlib
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, overload
+
+from steerlens._encode import EncodedPair, Encoder
+from steerlens._templates import Template, check_template
+from steerlens.errors import PairsError
+
+log = logging.getLogger(__name__)
+OnBad = Literal["raise", "drop"]
+SplitName = Literal["train", "val", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """One pair, as text."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of the texts' SHA-256; the same for the flipped pair."""
+        parts = [self.prompt, *sorted((self.chosen, self.rejected))]
+        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+
+
+class Split(NamedTuple):
+    """Training, validation and test pairs; no prompt is in two of them."""
+
+    train: "PreferencePairs"
+    val: "PreferencePairs"
+    test: "PreferencePairs"
+
+
+class PreferencePairs(Sequence[PreferencePair]):
+    """Pairs of responses to the same prompt, with the template that turns them into tokens.
+
+    Args:
+        prompts, chosen, rejected: texts, one each per pair. `chosen` shows the behaviour, `rejected` its opposite.
+        template: "auto" (the tokenizer's chat template, else "plain"), "plain" (the prompt's text as it is: BOS once if
+            the model has one, prompt, response, EOS), "llama-2" or "mistral" (the BiPO authors' formats), or a function
+            from the prompt to its text.
+        system_prompt: for templates that have one; None keeps the template's own, "" leaves it out.
+        rejected_prompts: prompts of their own for the rejected side, for contrasts between prompts
+            (`extract_caa(position="prompt")`); None when both responses answer the same prompt.
+        provenance: where the pairs come from, kept in every vector made from them.
+        on_bad: what to do with empty or identical texts: "raise" an error that lists the rows, or "drop" them with a count.
+
+    Raises:
+        PairsError: lengths differ, a text is no string, rows are bad, or the template is not known.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        chosen: Sequence[str],
+        rejected: Sequence[str],
+        template: Template = "auto",
+        system_prompt: str | None = None,
+        *,
+        rejected_prompts: Sequence[str] | None = None,
+        provenance: str = "in memory",
+        splits: Sequence[SplitName] | None = None,
+        on_bad: OnBad = "raise",
+    ) -> None:
+        check_template(template)
+        columns = {"prompts": prompts, "chosen": chosen, "rejected": rejected}
+        if rejected_prompts is not None:
+            columns["rejected_prompts"] = rejected_prompts
+        _check_columns(columns)
+        if splits is not None and (len(splits) != len(prompts) or set(splits) - set(SPLITS)):
+            raise PairsError(
+                f"splits must name one of {SPLITS} for each of the {len(prompts)} pairs; got {splits!r:.80}"
+            )
+        keep = _good_rows(columns, on_bad, provenance)
+        self.template, self.system_prompt, self.provenance = template, system_prompt, provenance
+        self.rows: tuple[int, ...] = tuple(keep)
+        """the pairs' 0-based rows in what they were made from"""
+        self._pairs = tuple(PreferencePair(prompts[i], chosen[i], rejected[i]) for i in keep)
+        self.rejected_prompts = None if rejected_prompts is None else tuple(rejected_prompts[i] for i in keep)
+        self._splits = None if splits is None else tuple(splits[i] for i in keep)
+        self._parent: PreferencePairs | None = None
+
+    # -- a sequence of pairs ------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __iter__(self) -> Iterator[PreferencePair]:
+        return iter(self._pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> PreferencePair: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int]) -> "PreferencePairs": ...
+    def __getitem__(self, index: int | slice | Sequence[int]) -> "PreferencePair | PreferencePairs":
+        if isinstance(index, int):
+            return self._pairs[index]
+        picked = range(len(self))[index] if isinstance(index, slice) else list(index)
+        return self._take(picked)
+
+    def __repr__(self) -> str:
+        shown = self.template if isinstance(self.template, str) else getattr(self.template, "__name__", "a function")
+        return f"PreferencePairs({len(self)} pairs from {self.provenance}, template={shown!r})"
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts' texts."""
+        return tuple(pair.prompt for pair in self._pairs)
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The responses that show the behaviour."""
+        return tuple(pair.chosen for pair in self._pairs)
+
+    @property
+    def rejected(self) -> tuple[str, ...]:
+        """The responses that show its opposite."""
+        return tuple(pair.rejected for pair in self._pairs)
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """One per pair: a vector keeps those of the pairs that trained or selected it."""
+        return tuple(pair.fingerprint for pair in self._pairs)
+
+    def described(self) -> dict[str, Any]:
+        """What a vector's settings say of its pairs."""
+        template = self.template if isinstance(self.template, str) else "a function"
+        return {"pairs": len(self), "template": template, "system_prompt": self.system_prompt}
+
+    # -- other sets made from this one --------------------------------------------------------------------------------
+
+    def _take(self, indices: Sequence[int], flipped: Sequence[bool] | None = None) -> "PreferencePairs":
+        new = object.__new__(PreferencePairs)
+        new.__dict__.update(self.__dict__)
+        pairs = [self._pairs[i] for i in indices]
+        if flipped is not None:
+            pairs = [
+                PreferencePair(p.prompt, p.rejected, p.chosen) if f else p for p, f in zip(pairs, flipped, strict=True)
+            ]
+        new._pairs, new.rows = tuple(pairs), tuple(self.rows[i] for i in indices)
+        new.rejected_prompts = (
+            None if self.rejected_prompts is None else tuple(self.rejected_prompts[i] for i in indices)
+        )
+        new._splits = None if self._splits is None else tuple(self._splits[i] for i in indices)
+        new._parent = self._parent or self
+        return new
+
+    def flip(self) -> "PreferencePairs":
+        """The same pairs with chosen and rejected exchanged: the opposite behaviour."""
+        if self.rejected_prompts is not None:
+            raise PairsError(
+                "pairs with rejected_prompts can't be flipped by exchanging responses: exchange the prompts"
+            )
+        return self._take(range(len(self)), [True] * len(self))
+
+    def shuffle_labels(self, *, seed: int) -> "PreferencePairs":
+        """Chosen and rejected exchanged in a random half of the pairs: a control that keeps the texts and loses the behaviour."""
+        order = random.Random(seed).sample(range(len(self)), len(self) // 2)
+        return self._take(range(len(self)), [i in set(order) for i in range(len(self))])
+
+    def with_template(self, template: Template, system_prompt: str | None = None) -> "PreferencePairs":
+        """The same pairs in another template."""
+        check_template(template)
+        new = self._take(range(len(self)))
+        new.template, new.system_prompt, new._parent = template, system_prompt, None
+        return new
+
+    def split(self, seed: int = 0, *, val: float = 0.15, test: float = 0.25) -> Split:
+        """Training, validation and test pairs, drawn with `seed`; equal prompts go to the same part.
+
+        val, test: the parts' shares of all pairs. The split that the source declares is in `.train`, `.val`, `.test`.
+        """
+        if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
+            raise PairsError(f"val={val} and test={test} are shares of the pairs; expected a sum from 0 to below 1")
+        groups: dict[str, list[int]] = {}
+        for i, pair in enumerate(self._pairs):
+            groups.setdefault(pair.prompt.strip().lower(), []).append(i)
+        keys = sorted(groups)
+        random.Random(seed).shuffle(keys)
+        wanted = {"test": round(test * len(self)), "val": round(val * len(self)), "train": len(self)}
+        parts: dict[str, list[int]] = {name: [] for name in wanted}
+        for key in keys:
+            name = next(n for n in wanted if n == "train" or len(parts[n]) + len(groups[key]) <= wanted[n])
+            parts[name] += groups[key]
+        source = self._take(range(len(self)))
+        source._parent = None
+        labels = {i: name for name, indices in parts.items() for i in indices}
+        source._splits = tuple(labels[i] for i in range(len(self)))  # type: ignore[misc]
+        return Split(source.train, source.val, source.test)
+
+    def _part(self, name: SplitName) -> "PreferencePairs":
+        if self._splits is None:
+            return getattr(self.split(seed=0), name)
+        return self._take([i for i, split in enumerate(self._splits) if split == name])
+
+    @property
+    def train(self) -> "PreferencePairs":
+        """The pairs to train on: the source's own split where it declares one, else `split(seed=0).train`."""
+        return self._part("train")
+
+    @property
+    def val(self) -> "PreferencePairs":
+        """The pairs that may choose a layer, a learning rate or a stopping point."""
+        return self._part("val")
+
+    @property
+    def test(self) -> "PreferencePairs":
+        """The pairs to report on; nothing may be chosen by them."""
+        return self._part("test")
+
+    @property
+    def parent(self) -> "PreferencePairs | None":
+        """The set that this one was taken from, so that its other parts can be found."""
+        return self._parent
+
+    # -- tokens -------------------------------------------------------------------------------------------------------
+
+    def encode(self, model: Any) -> list[EncodedPair]:
+        """Token ids of every pair for a model (its `tokenizer` and `cfg` are read).
+
+        The prompt is encoded by itself, so that nothing after it can change its tokens; a response continues it.
+
+        Raises:
+            PairsError: the model has no tokenizer, or pairs are longer than its context (the rows are listed).
+        """
+        if self.rejected_prompts is not None:
+            raise PairsError(
+                "these pairs have a prompt of their own on each side (rejected_prompts): only "
+                "extract_caa(position='prompt') reads such contrasts"
+            )
+        encoder = Encoder(model, self.template, self.system_prompt)
+        encoded = [encoder.pair(p.prompt, p.chosen, p.rejected) for p in self._pairs]
+        bad = [row for row, pair in zip(self.rows, encoded, strict=True) if pair.length > model.cfg.n_ctx]
+        if bad:
+            raise PairsError(
+                f"{len(bad)} of {len(self)} pairs are longer than the model's context of {model.cfg.n_ctx} tokens: rows "
+                f"{_listed(bad)} of {self.provenance}. Shorten them, or leave them out: pairs.drop_overlong(model)"
+            )
+        return encoded
+
+    def drop_overlong(self, model: Any) -> "PreferencePairs":
+        """The pairs that fit the model's context; how many were left out is logged."""
+        encoder = Encoder(model, self.template, self.system_prompt)
+        fits = [encoder.pair(p.prompt, p.chosen, p.rejected).length <= model.cfg.n_ctx for p in self._pairs]
+        if not all(fits):
+            log.warning("dropped %d of %d pairs over %d tokens", fits.count(False), len(self), model.cfg.n_ctx)
+        return self._take([i for i, fit in enumerate(fits) if fit])
+
+
+def _check_columns(columns: dict[str, Sequence[str]]) -> None:
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise PairsError(f"the columns differ in length: {lengths}; expected one text each per pair")
+    if not next(iter(lengths.values())):
+        raise PairsError("there are no pairs: expected at least one prompt with its two responses")
+    for name, column in columns.items():
+        if isinstance(column, str):
+            raise PairsError(f"{name} is one string; expected a list with one text per pair")
+        wrong = [i for i, text in enumerate(column) if not isinstance(text, str)]
+        if wrong:
+            raise PairsError(
+                f"{name} holds a {type(column[wrong[0]]).__name__} in rows {_listed(wrong)}; expected texts"
+            )
+
+
+def _good_rows(columns: dict[str, Sequence[str]], on_bad: OnBad, provenance: str) -> list[int]:
+    if on_bad not in ("raise", "drop"):
+        raise PairsError(f"on_bad={on_bad!r} is not known; expected 'raise' or 'drop'")
+    n = len(columns["prompts"])
+    bad = {f"empty {name}": [i for i in range(n) if not column[i].strip()] for name, column in columns.items()}
+    if "rejected_prompts" not in columns:
+        same = [i for i in range(n) if columns["chosen"][i] == columns["rejected"][i] and columns["chosen"][i].strip()]
+        bad["chosen equal to rejected"] = same
+    bad = {why: rows for why, rows in bad.items() if rows}
+    dropped = {i for rows in bad.values() for i in rows}
+    if bad and (on_bad == "raise" or len(dropped) == n):
+        listed = "; ".join(f"{why}: rows {_listed(rows)}" for why, rows in bad.items())
+        raise PairsError(
+            f"{len(dropped)} of the {n} pairs of {provenance} can't be used ({listed}; 0-based). "
+            "Mend them, or leave them out: on_bad='drop'"
+        )
+    if bad:
+        log.warning(
+            "dropped %d of %d pairs of %s: %s",
+            len(dropped),
+            n,
+            provenance,
+            dict(Counter({w: len(r) for w, r in bad.items()})),
+        )
+    return [i for i in range(n) if i not in dropped]
+
+
+def _listed(rows: Sequence[int], limit: int = 12) -> str:
+    shown = ", ".join(map(str, rows[:limit]))
+    return shown if len(rows) <= limit else f"{shown}, ... ({len(rows)} in all)"

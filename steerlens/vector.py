@@ -1,0 +1,225 @@
+"""A steering vector: a direction with a size, and all that must be known to use and to believe it.
+
+>>> vec = sl.train_bipo(model, pairs.train, layer=13)
+>>> (2 * vec).norm == 2 * vec.norm, vec.direction.norm()
+>>> vec.save("vec.safetensors"); sl.load_vector("vec.safetensors")
+"""
+
+import math
+import platform
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steerlens._fingerprint import ModelIdentity
+from steerlens.errors import VectorError
+from steerlens.pairs import PreferencePairs
+from steerlens.shapes import DVector, check_vector
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVector:
+    """A vector to add to `blocks.{layer}.hook_resid_post`, and where it comes from.
+
+    Args:
+        tensor: Float[Tensor, " d_model"], kept as float32 on the CPU; in units of the residual stream.
+        layer: the 0-based block after which it belongs.
+        method: "bipo", "caa", "random", ...; names the curve in figures.
+        model: the weights it was made on; None when that is not known (an imported file).
+        settings: the method's own settings.
+        data: where its pairs come from.
+        seen: fingerprints of the pairs that trained or selected it; measures refuse to report on those.
+        seed: of the method, or None where it draws nothing.
+        history: a row per training step.
+        versions: of the libraries that made it.
+
+    Raises:
+        VectorError: the tensor is not 1-D, not finite, or does not fit the model; the layer is not one of its layers.
+    """
+
+    tensor: DVector
+    layer: int
+    method: str = "user"
+    model: ModelIdentity | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: str = "unknown"
+    seen: frozenset[str] = frozenset()
+    seed: int | None = None
+    history: tuple[Mapping[str, Any], ...] = ()
+    versions: Mapping[str, str] = field(default_factory=lambda: library_versions())
+
+    def __post_init__(self) -> None:
+        check_vector(self.tensor, d_model=None if self.model is None else self.model.d_model)
+        if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
+            raise VectorError(f"layer={self.layer!r}; expected a 0-based block index")
+        if self.model is not None and self.layer >= self.model.n_layers:
+            raise VectorError(f"layer={self.layer}; {self.model.name} has layers 0 to {self.model.n_layers - 1}")
+        object.__setattr__(self, "tensor", self.tensor.detach().to("cpu", torch.float32).clone())
+        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
+
+    @property
+    def norm(self) -> float:
+        """Euclidean length, in units of the residual stream."""
+        return float(self.tensor.double().norm())
+
+    @property
+    def direction(self) -> DVector:
+        """The unit tensor that points the same way.
+
+        Raises:
+            VectorError: the vector is zero.
+        """
+        if self.norm == 0:
+            raise VectorError("the vector is zero, so it has no direction")
+        return (self.tensor.double() / self.norm).float()
+
+    def scaled_to(self, norm: float) -> "SteeringVector":
+        """The vector of that norm in the same direction."""
+        if not (math.isfinite(norm) and norm >= 0):
+            raise VectorError(f"norm={norm!r}; expected a finite number, zero or more")
+        return self._with(self.direction.double() * norm, scaled_to=float(norm))
+
+    # -- algebra ------------------------------------------------------------------------------------------------------
+
+    def _with(self, tensor: Tensor, **settings: Any) -> "SteeringVector":
+        # The history tells of another vector's norm and loss, so it does not come along.
+        new = replace(self, tensor=tensor.float(), settings={**self.settings, **settings}, history=())
+        if self in _pairs_of:
+            _pairs_of[new] = _pairs_of[self]
+        return new
+
+    def __mul__(self, multiplier: float) -> "SteeringVector":
+        if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
+            return NotImplemented
+        factor = float(self.settings.get("multiplied_by", 1.0)) * multiplier
+        return self._with(self.tensor.double() * multiplier, multiplied_by=factor)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> "SteeringVector":
+        return self * (1 / divisor)
+
+    def __neg__(self) -> "SteeringVector":
+        return self * -1
+
+    def __add__(self, other: "SteeringVector") -> "SteeringVector":
+        if not isinstance(other, SteeringVector):
+            return NotImplemented
+        check_same_space(self, other)
+        if self.layer != other.layer:
+            raise VectorError(
+                f"one vector belongs after layer {self.layer}, the other after layer {other.layer}; a sum needs one layer. "
+                "To steer with both, nest two `with sl.steer(...)` blocks"
+            )
+        terms = [term for v in (self, other) for term in v.settings.get("terms", [f"{v.method}, norm {v.norm:.4g}"])]
+        return SteeringVector(
+            (self.tensor.double() + other.tensor.double()).float(),
+            self.layer,
+            method="sum",
+            model=self.model or other.model,
+            settings={"terms": terms},
+            data=self.data if self.data == other.data else f"{self.data} + {other.data}",
+            seen=self.seen | other.seen,
+        )
+
+    def __sub__(self, other: "SteeringVector") -> "SteeringVector":
+        return self + (-other)
+
+    def __repr__(self) -> str:
+        where = "" if self.model is None else f", {self.model.name}"
+        return f"SteeringVector({self.method}, layer {self.layer}{where}, norm {self.norm:.4g}, data {self.data!r})"
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write the vector with all it knows to .safetensors, or its tensor alone to llama.cpp's .gguf; returns the path.
+
+        Raises:
+            VectorError: another file ending, or a .gguf for layer 0, which that format can't hold.
+        """
+        from steerlens._vector_files import save_vector
+
+        return save_vector(self, Path(path))
+
+
+# The pairs behind a vector, while both are in the process: texts stay out of the vector and of its files.
+_pairs_of: "weakref.WeakKeyDictionary[SteeringVector, PreferencePairs]" = weakref.WeakKeyDictionary()
+
+
+def remember_pairs(vector: SteeringVector, pairs: PreferencePairs) -> None:
+    """Note which pairs a vector was made from, for as long as it lives."""
+    _pairs_of[vector] = pairs
+
+
+def remembered_pairs(vector: SteeringVector) -> PreferencePairs | None:
+    """The pairs a vector was made from, if that happened in this process."""
+    return _pairs_of.get(vector)
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    return dict(_library_versions())
+
+
+@lru_cache(maxsize=1)
+def _library_versions() -> tuple[tuple[str, str], ...]:
+    names = ("steerlens", "torch", "transformer-lens", "transformers")
+    found = [(name, metadata.version(name)) for name in names if _installed(name)]
+    return (*found, ("python", platform.python_version()))
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def check_same_space(*vectors: SteeringVector) -> None:
+    """Raise VectorError unless all vectors belong to the same weights (as far as that is known) and width."""
+    known: ModelIdentity | None = None
+    for vector in vectors:
+        if vector.tensor.numel() != vectors[0].tensor.numel():
+            raise VectorError(
+                f"the vectors have {vectors[0].tensor.numel()} and {vector.tensor.numel()} numbers: they belong to different models"
+            )
+        if vector.model is None:
+            continue
+        if known is not None and not known.same_weights(vector.model):
+            raise VectorError(
+                f"the vectors belong to different weights: {known.describe()} and {vector.model.describe()}. "
+                "Vectors of different models can't be compared or added; make both on the same one"
+            )
+        known = known or vector.model
+
+
+def check_fits(vector: SteeringVector, model: ModelIdentity) -> None:
+    """Raise VectorError unless the vector can be added to that model's residual stream after its layer."""
+    if not isinstance(vector, SteeringVector):
+        raise VectorError(
+            f"got a {type(vector).__name__}; expected a SteeringVector. Wrap a tensor: sl.SteeringVector(tensor, layer=13)"
+        )
+    check_vector(vector.tensor, d_model=model.d_model, what=f"the {vector.method} vector")
+    if vector.layer >= model.n_layers:
+        raise VectorError(
+            f"the vector belongs after layer {vector.layer}; {model.name} has layers 0 to {model.n_layers - 1}"
+        )
+    if vector.model is not None and not vector.model.same_weights(model):
+        raise VectorError(
+            f"the vector was made on other weights: {vector.model.describe()}; this model is {model.describe()}. "
+            "To transfer it on purpose, drop what it knows of its model: dataclasses.replace(vector, model=None)"
+        )
+
+
+def union_seen(vectors: Sequence[SteeringVector]) -> frozenset[str]:
+    """The fingerprints of all pairs that trained or selected any of the vectors."""
+    return frozenset().union(*(v.seen for v in vectors))
