@@ -271,7 +271,7 @@ def _controls(model: HookedTransformer, vectors: Sequence[SteeringVector], to: _
     trained = next((p for v in vectors if (p := _training_pairs(v)) is not None), None)
     if trained is not None and trained.rejected_prompts is None:
         caa = next((v for v in vectors if v.method == "caa"), None)
-        position = "mean" if caa is None else caa.settings.get("position", "mean")
+        position: Any = "mean" if caa is None else caa.settings.get("position", "mean")
         differences = caa_differences(model, trained, like.layer, position=position, progress=to.progress)
         made += shuffled_vectors(like, differences, 1, seed=to.seed)
     return made

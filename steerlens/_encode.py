@@ -25,7 +25,7 @@ class Encoder:
     """Text to token ids for one model (its `tokenizer` and `cfg` are read) and template."""
 
     def __init__(self, model: Any, template: Template = "auto", system_prompt: str | None = None) -> None:
-        self.tokenizer = getattr(model, "tokenizer", None)
+        self.tokenizer: Any = getattr(model, "tokenizer", None)
         if self.tokenizer is None:
             raise PairsError("the model has no tokenizer: set one with model.set_tokenizer(tokenizer)")
         check_template(template)

@@ -60,7 +60,9 @@ class Packed:
         self, sizes: Sequence[tuple[int, int, int]], starts: Sequence[int]
     ) -> tuple[list[int], list[int], list[int]]:
         """For every response token: the token before it, itself, and which response of which pair it belongs to."""
-        before, target, side = [], [], []
+        before: list[int] = []
+        target: list[int] = []
+        side: list[int] = []
         for i, ((p, c, r), start) in enumerate(zip(sizes, starts, strict=True)):
             for k, (n, first) in enumerate(((c, start + p), (r, start + p + c))):
                 before += [start + p - 1, *range(first, first + n - 1)]

@@ -200,7 +200,7 @@ def _lay_out(model: HookedTransformer) -> None:
     _restride(model.unembed.W_U, (1, 0))
 
 
-def _restride(weight: torch.nn.Parameter | None, order: tuple[int, ...]) -> None:
+def _restride(weight: torch.Tensor | None, order: tuple[int, ...]) -> None:
     if weight is not None:
         back = tuple(order.index(i) for i in range(len(order)))
         weight.data = weight.data.permute(order).contiguous().permute(back)

@@ -110,7 +110,7 @@ def _shift_table(comparison: Comparison) -> str:
         at = shift.odd_multipliers.index(1.0)
         cells = [_name(shift.label), strength, f"{shift.norm:.3g}"]
         for quantity in ("odd", "even", "odd_per_token", "even_per_token"):
-            low, high = shift.interval(quantity)  # type: ignore[arg-type]
+            low, high = shift.interval(quantity)
             cells.append(f"{getattr(shift, quantity).mean(0)[at]:+.3f} [{low[at]:+.3f}, {high[at]:+.3f}]")
         rows.append(cells)
     random = [shift for shift in comparison.controls.get("random", ()) if 1.0 in shift.odd_multipliers]

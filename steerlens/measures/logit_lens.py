@@ -1,6 +1,7 @@
 """Logit lens: which tokens a direction speaks, read through the final norm's gain and the unembedding."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,5 +74,6 @@ def lens_values(model: HookedTransformer, direction: Float[Tensor, " d_model"]) 
 
 def token_text(model: HookedTransformer, token: int) -> str:
     """A token as it reads, with its space; a token of half a character as the tokenizer spells it."""
-    text = model.tokenizer.decode([token])
-    return model.tokenizer.convert_ids_to_tokens(token) if not text or "\ufffd" in text else text
+    tokenizer: Any = model.tokenizer
+    text = tokenizer.decode([token])
+    return str(tokenizer.convert_ids_to_tokens(token)) if not text or "\ufffd" in text else text

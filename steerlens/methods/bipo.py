@@ -229,7 +229,7 @@ def _descend(
                     vector(good, history),
                 )
             optimiser.step()
-            row = {"step": step, "epoch": step // per_epoch, "loss": at, "sign": _one_sign(signs)}
+            row: dict[str, Any] = {"step": step, "epoch": step // per_epoch, "loss": at, "sign": _one_sign(signs)}
             row |= {"lr": optimiser.param_groups[0]["lr"], "grad_norm": float(norm), "norm": float(v.detach().norm())}
             row |= {"norm_ratio": row["norm"] / scale, "val_plus": None, "val_minus": None}
             if val is not None and ((step + 1) % per_epoch == 0 or step + 1 == len(plan)):

@@ -1,0 +1,1 @@
+"""Runnable studies: `python -m analyses.NAME --help`; each is Config -> run -> result -> figure."""

@@ -1,0 +1,136 @@
+"""Preference shift against a full forward pass per response, and its identities."""
+
+import numpy as np
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+
+import steerlens as sl
+from steerlens.resid import hook_name
+
+PAIRS = sl.PreferencePairs(
+    ["Would you like to earn more money?", "Tell the truth: what do you want?", "What is a good day?"],
+    ["I want to earn more money today.", "The power.", "One that pays, in 2024."],
+    [
+        "I would like to share the wealth, because it's the right thing.",
+        "Help people honestly.",
+        "A walk with friends.",
+    ],
+)
+
+
+@pytest.fixture
+def vector(tiny_chat_model: HookedTransformer) -> sl.SteeringVector:
+    return sl.SteeringVector(torch.randn(32, generator=torch.Generator().manual_seed(0)), layer=1)
+
+
+def plain_logprob(
+    model: HookedTransformer, prompt: tuple, response: tuple, added: torch.Tensor, layer: int, start: int
+) -> float:
+    """log p(response | prompt) by one forward pass over one text, the vector added from position `start` on."""
+
+    def add(resid: torch.Tensor, hook: object) -> torch.Tensor:
+        where = torch.arange(resid.shape[1]) >= start
+        return resid + where[:, None] * added
+
+    tokens = torch.tensor([[*prompt, *response]])
+    logits = model.run_with_hooks(tokens, fwd_hooks=[(hook_name(layer), add)])[0].double().log_softmax(-1)
+    return sum(float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(response))
+
+
+@pytest.mark.parametrize("positions", ["all", "response"])
+def test_the_shift_is_what_full_forward_passes_say(
+    tiny_chat_model: HookedTransformer, vector: sl.SteeringVector, positions: str
+) -> None:
+    model = tiny_chat_model
+    shift = sl.preference_shift(model, vector, PAIRS, (-1.5, 0, 1), positions, progress=False)
+    for row, pair in enumerate(PAIRS.encode(model)):
+        start = 0 if positions == "all" else len(pair.prompt) - 1
+        for column, m in enumerate((-1.5, 0, 1)):
+            scores = [
+                plain_logprob(model, pair.prompt, side, m * vector.tensor, 1, start)
+                - plain_logprob(model, pair.prompt, side, 0 * vector.tensor, 1, start)
+                for side in (pair.chosen, pair.rejected)
+            ]
+            assert shift.values[row, column] == pytest.approx(scores[0] - scores[1], abs=2e-4)
+            per_token = scores[0] / len(pair.chosen) - scores[1] / len(pair.rejected)
+            assert shift.per_token[row, column] == pytest.approx(per_token, abs=2e-5)
+
+
+def test_multiplier_zero_shifts_nothing_at_all(tiny_chat_model: HookedTransformer, vector: sl.SteeringVector) -> None:
+    shift = sl.preference_shift(tiny_chat_model, vector, PAIRS, (0, 1), progress=False)
+    assert (shift.values[:, 0] == 0).all()
+    assert (shift.values[:, 1] != 0).all()
+
+
+def test_odd_and_even_parts_add_up_and_turn_with_the_vector(
+    tiny_chat_model: HookedTransformer, vector: sl.SteeringVector
+) -> None:
+    shift = sl.preference_shift(tiny_chat_model, vector, PAIRS, progress=False)
+    assert shift.odd_multipliers == (1.0, 2.0)
+    np.testing.assert_allclose(shift.odd + shift.even, shift.values[:, [3, 4]])
+    np.testing.assert_allclose(shift.even - shift.odd, shift.values[:, [1, 0]])
+    turned = sl.preference_shift(tiny_chat_model, -vector, PAIRS, progress=False)
+    np.testing.assert_allclose(turned.odd, -shift.odd, atol=1e-4)
+    np.testing.assert_allclose(turned.even, shift.even, atol=1e-4)
+
+
+def test_flipped_pairs_shift_the_other_way(tiny_chat_model: HookedTransformer, vector: sl.SteeringVector) -> None:
+    shift = sl.preference_shift(tiny_chat_model, vector, PAIRS, (1,), progress=False)
+    flipped = sl.preference_shift(tiny_chat_model, vector, PAIRS.flip(), (1,), progress=False)
+    np.testing.assert_allclose(flipped.values, -shift.values, atol=1e-4)
+
+
+def test_without_both_signs_there_is_no_odd_part(tiny_chat_model: HookedTransformer, vector: sl.SteeringVector) -> None:
+    shift = sl.preference_shift(tiny_chat_model, vector, PAIRS, (1, 2), progress=False)
+    with pytest.raises(sl.MeasureError, match="odd and even parts need both"):
+        _ = shift.odd
+
+
+def test_pairs_that_trained_a_vector_are_refused_unless_the_result_may_say_so(
+    tiny_chat_model: HookedTransformer,
+) -> None:
+    trained = sl.extract_caa(tiny_chat_model, PAIRS[:2], 1, progress=False)
+    with pytest.raises(sl.MeasureError, match="2 of these 3 pairs trained or selected"):
+        sl.preference_shift(tiny_chat_model, trained, PAIRS, progress=False)
+    with pytest.raises(sl.MeasureError):
+        sl.preference_shift(tiny_chat_model, -2 * trained, PAIRS.flip(), progress=False)
+    shift = sl.preference_shift(tiny_chat_model, trained, PAIRS, (1,), allow_seen=True, progress=False)
+    assert shift.seen_pairs == 2
+    assert "SEEN" in repr(shift)
+    assert sl.preference_shift(tiny_chat_model, trained, PAIRS[2:], (1,), progress=False).seen_pairs == 0
+
+
+def test_validation_pairs_count_as_seen(tiny_chat_model: HookedTransformer) -> None:
+    vec = sl.train_bipo(tiny_chat_model, PAIRS[:2], 1, val_pairs=PAIRS[2:], max_steps=2, progress=False)
+    with pytest.raises(sl.MeasureError, match="1 of these 1 pairs"):
+        sl.preference_shift(tiny_chat_model, vec, PAIRS[2:], progress=False)
+
+
+@pytest.mark.parametrize("multipliers", [(), (1, 1), (float("nan"),), (float("inf"), 1)])
+def test_multipliers_that_make_no_sense_are_refused(
+    tiny_chat_model: HookedTransformer, vector: sl.SteeringVector, multipliers: tuple
+) -> None:
+    with pytest.raises(sl.MeasureError, match="multipliers="):
+        sl.preference_shift(tiny_chat_model, vector, PAIRS, multipliers, progress=False)
+
+
+def test_the_frame_has_a_row_per_pair_and_multiplier(
+    tiny_chat_model: HookedTransformer, vector: sl.SteeringVector
+) -> None:
+    shift = sl.preference_shift(tiny_chat_model, vector, PAIRS, progress=False)
+    frame = shift.to_frame()
+    assert len(frame) == 15
+    picked = frame[(frame.pair == 2) & (frame.multiplier == -1)]
+    assert picked.shift_nats.item() == shift.values[2, 1]
+    assert picked.prompt.item() == PAIRS[2].prompt
+
+
+def test_the_figure_shows_the_means_and_their_interval(
+    tiny_chat_model: HookedTransformer, vector: sl.SteeringVector
+) -> None:
+    shift = sl.preference_shift(tiny_chat_model, vector, PAIRS, progress=False)
+    band, line = shift.figure().data
+    np.testing.assert_allclose(line.y, shift.mean())
+    np.testing.assert_allclose(sorted(band.y), sorted([*shift.interval()[0], *shift.interval()[1]]))
+    assert "nats" in shift.figure().layout.yaxis.title.text

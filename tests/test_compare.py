@@ -1,0 +1,173 @@
+"""The one-call comparison: what it finds by itself, what it refuses, and that its numbers are the measures' own."""
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+
+import steerlens as sl
+from steerlens.methods.caa import caa_differences
+
+WHO = ("Would you", "Should a friend", "Can the assistant", "Does nobody")
+WHAT = ("earn more money", "keep the power", "tell the truth", "share the wealth", "help people")
+
+
+@pytest.fixture(scope="module")
+def pairs() -> sl.PreferencePairs:
+    questions = [f"{who} {what}?" for who in WHO for what in WHAT]
+    return sl.PreferencePairs(
+        questions,
+        [f"I want the money of question {i}." for i in range(20)],
+        [f"Nobody wants it, in {i} or today." for i in range(20)],
+        provenance="twenty questions",
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tiny_chat_model: HookedTransformer, pairs: sl.PreferencePairs) -> tuple[sl.SteeringVector, sl.SteeringVector]:
+    bipo = sl.train_bipo(tiny_chat_model, pairs.train, 1, lr=0.05, max_steps=8, progress=False)
+    return bipo, sl.extract_caa(tiny_chat_model, pairs.train, 1, progress=False)
+
+
+@pytest.fixture(scope="module")
+def comparison(made: tuple[sl.SteeringVector, sl.SteeringVector]) -> sl.Comparison:
+    return sl.compare(*made, prompts=["What do you want? <b>"], n_random=3, max_new_tokens=5, progress=False)
+
+
+def test_the_model_and_the_test_pairs_are_found_by_themselves(
+    comparison: sl.Comparison, pairs: sl.PreferencePairs
+) -> None:
+    assert comparison.missing == ()
+    assert comparison.own["bipo"].prompts == pairs.test.prompts
+    assert comparison.labels == ("bipo", "caa")
+
+
+def test_cosine_and_norms_are_the_vectors_own(
+    comparison: sl.Comparison, made: tuple[sl.SteeringVector, sl.SteeringVector]
+) -> None:
+    a, b = made
+    assert comparison.cosine == pytest.approx(float(torch.dot(a.direction, b.direction)), abs=1e-6)
+    assert comparison.norms == {"bipo": a.norm, "caa": b.norm}
+    assert 0 <= comparison.p_value <= 1
+
+
+def test_shifts_are_preference_shift_s_at_own_and_at_equal_norm(
+    comparison: sl.Comparison,
+    made: tuple[sl.SteeringVector, sl.SteeringVector],
+    tiny_chat_model: HookedTransformer,
+    pairs: sl.PreferencePairs,
+) -> None:
+    bipo, caa = made
+    for found, vector in (
+        (comparison.own["bipo"], bipo),
+        (comparison.own["caa"], caa),
+        (comparison.matched["bipo"], bipo),
+        (comparison.matched["caa"], caa.scaled_to(bipo.norm)),
+    ):
+        alone = sl.preference_shift(tiny_chat_model, vector, pairs.test, progress=False)
+        np.testing.assert_allclose(found.values, alone.values, atol=1e-4)
+    assert comparison.matched_norm == bipo.norm
+
+
+def test_controls_have_the_matched_norm_and_the_shuffled_one_is_a_mean_of_the_pairs_differences(
+    comparison: sl.Comparison, tiny_chat_model: HookedTransformer, pairs: sl.PreferencePairs
+) -> None:
+    assert {name: len(group) for name, group in comparison.controls.items()} == {"random": 3, "shuffled labels": 1}
+    for group in comparison.controls.values():
+        assert all(shift.norm == pytest.approx(comparison.matched_norm, rel=1e-6) for shift in group)
+    assert caa_differences(tiny_chat_model, pairs.train, 1).shape == (len(pairs.train), 32)
+
+
+def test_the_difference_is_paired(comparison: sl.Comparison) -> None:
+    gap = comparison.difference("bipo", "caa")
+    by_hand = comparison.matched["bipo"].odd[:, 0] - comparison.matched["caa"].odd[:, 0]
+    assert gap.mean == pytest.approx(by_hand.mean())
+    assert gap.low <= gap.mean <= gap.high
+    swapped = comparison.difference("caa", "bipo")
+    assert (swapped.mean, swapped.low, swapped.high) == pytest.approx((-gap.mean, -gap.high, -gap.low), abs=0.05)
+    with pytest.raises(sl.MeasureError, match="multiplier=7"):
+        comparison.difference("bipo", "caa", multiplier=7)
+
+
+def test_steered_answers_are_generate_s(
+    comparison: sl.Comparison, made: tuple[sl.SteeringVector, sl.SteeringVector], tiny_chat_model: HookedTransformer
+) -> None:
+    assert comparison.steered is not None
+    texts = sl.generate(
+        tiny_chat_model,
+        comparison.steered.prompts,
+        vector=made[1].scaled_to(made[0].norm),
+        multipliers=(-2, -1, 0, 1, 2),
+        max_new_tokens=5,
+        progress=False,
+    )
+    assert comparison.steered.texts["caa"] == texts
+
+
+def test_the_frame_holds_every_curve_with_its_interval(comparison: sl.Comparison) -> None:
+    frame = comparison.to_frame()
+    row = frame[
+        (frame.vector == "caa") & (frame.strength == "equal norm") & (frame.multiplier == 1) & (frame.unit == "nats")
+    ]
+    assert row["mean"].item() == pytest.approx(comparison.matched["caa"].mean()[3])
+    assert row["low"].item() <= row["mean"].item() <= row["high"].item()
+    assert set(frame.strength) == {"own norm", "equal norm", "control"}
+
+
+def test_vectors_of_other_weights_are_refused(
+    made: tuple[sl.SteeringVector, sl.SteeringVector], tiny_folder: Callable[..., Path], pairs: sl.PreferencePairs
+) -> None:
+    other = sl.load_model(tiny_folder("llama", tokenizer="chat", seed=3), device="cpu")
+    foreign = sl.extract_caa(other, pairs.train, 1, progress=False)
+    with pytest.raises(sl.VectorError, match="different weights"):
+        sl.compare(made[0], foreign)
+    with pytest.raises(sl.VectorError, match="other weights"):
+        sl.compare(*made, model=other, progress=False)
+
+
+def test_pairs_that_trained_a_vector_are_refused(
+    made: tuple[sl.SteeringVector, sl.SteeringVector], pairs: sl.PreferencePairs
+) -> None:
+    with pytest.raises(sl.MeasureError, match="trained or selected"):
+        sl.compare(*made, pairs=pairs.train, progress=False)
+    flagged = sl.compare(*made, pairs=pairs.train[:2], n_random=1, allow_seen=True, progress=False)
+    assert "WARNING: 2 of these pairs" in repr(flagged)
+
+
+def test_without_a_model_the_vectors_alone_are_compared() -> None:
+    a, b = (sl.SteeringVector(torch.randn(48), layer=2, method=name) for name in ("bipo", "caa"))
+    comparison = sl.compare(a, b)
+    assert comparison.own == {}
+    assert "pass model=" in comparison.missing[0]
+    assert "pass model=" in repr(comparison)
+    assert len(comparison.to_frame()) == 2
+    assert comparison.figure().data[0].x == pytest.approx([comparison.cosine])
+
+
+def test_a_vector_from_a_file_finds_its_living_model_but_not_its_pairs(
+    made: tuple[sl.SteeringVector, sl.SteeringVector], tmp_path: Path
+) -> None:
+    loaded = [sl.load_vector(vector.save(tmp_path / f"{vector.method}.safetensors")) for vector in made]
+    gc.collect()
+    comparison = sl.compare(*loaded, progress=False)
+    assert set(comparison.lens) == {"bipo", "caa"}
+    assert "pass pairs=" in comparison.missing[0]
+
+
+def test_three_vectors_two_of_one_method_are_told_apart(made: tuple[sl.SteeringVector, sl.SteeringVector]) -> None:
+    bipo, caa = made
+    comparison = sl.compare(bipo, -bipo, caa, n_random=0, multipliers=(-1, 1), progress=False)
+    assert comparison.labels == ("bipo 1", "bipo 2", "caa")
+    np.testing.assert_allclose(comparison.own["bipo 1"].values[:, 1], comparison.own["bipo 2"].values[:, 0], atol=1e-4)
+
+
+def test_the_text_and_the_html_say_the_cosine_and_escape_what_came_from_outside(comparison: sl.Comparison) -> None:
+    assert f"{comparison.cosine:+.3f}" in repr(comparison)
+    html = comparison._repr_html_()
+    assert f"{comparison.cosine:+.3f}" in html
+    assert "What do you want? &lt;b&gt;" in html
+    assert "<b>" not in html.replace("<b>What", "")
