@@ -25,7 +25,7 @@ from steerlens.methods.caa import caa_differences
 from steerlens.methods.controls import random_vectors, shuffled_vectors
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import Positions, check_model, check_positions
-from steerlens.vector import SteeringVector, check_fits, check_same_space, remembered_pairs
+from steerlens.vector import SteeringVector, check_fits, check_same_space, origin
 
 
 class Difference(NamedTuple):
@@ -269,7 +269,7 @@ def _controls(model: HookedTransformer, vectors: Sequence[SteeringVector], to: _
     like = vectors[0].scaled_to(to.norm)
     made = random_vectors(like, to.n_random, seed=to.seed) if to.n_random else []
     trained = next((p for v in vectors if (p := _training_pairs(v)) is not None), None)
-    if trained is not None and trained.rejected_prompts is None:
+    if trained is not None and trained.rejected_prompts is None and len(trained) > 1:
         caa = next((v for v in vectors if v.method == "caa"), None)
         position: Any = "mean" if caa is None else caa.settings.get("position", "mean")
         differences = caa_differences(model, trained, like.layer, position=position, progress=to.progress)
@@ -312,15 +312,17 @@ def _labels(vectors: Sequence[SteeringVector]) -> tuple[str, ...]:
 
 
 def _find_model(vectors: Sequence[SteeringVector]) -> HookedTransformer | None:
+    """The model that made one of the vectors, while it lives; else the newest one with their weights."""
     wanted = next((v.model for v in vectors if v.model is not None), None)
     if wanted is None:
         return None
-    return next((m for m in living_models() if identify(m).same_weights(wanted)), None)
+    candidates = [*(origin(v)[0] for v in vectors), *reversed(living_models())]
+    return next((m for m in candidates if m is not None and identify(m).same_weights(wanted)), None)
 
 
 def _training_pairs(vector: SteeringVector) -> PreferencePairs | None:
     """The pairs that trained a vector: from this process, or from the built-in behaviour that its record names."""
-    known = remembered_pairs(vector)
+    known = origin(vector)[1]
     if known is not None or not vector.data.startswith("steerlens/"):
         return known
     try:

@@ -73,7 +73,9 @@ class Encoder:
         return end
 
     def _response(self, turn: Turn, text: str) -> list[int]:
-        return [*self._continue(turn.prompt, turn.lead + text + turn.tail), self._end(turn)]
+        text = text.strip() if turn.strips else text
+        ids, end = self._continue(turn.prompt, turn.lead + text + turn.tail), self._end(turn)
+        return ids if ids[-1:] == [end] else [*ids, end]  # some published responses bring the token along
 
     def _continue(self, prompt: str, text: str) -> list[int]:
         """The tokens of `text` behind `prompt`, whose own tokens stay as they are."""

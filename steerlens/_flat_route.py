@@ -20,7 +20,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from steerlens._encode import EncodedPair
-from steerlens.resid import Positions, has_hooks, logits_at, sum_logprobs
+from steerlens.resid import Positions, has_hooks, sum_by
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ class FlatRoute:
 
     def __init__(self, model: HookedTransformer) -> None:
         self.model = model
-        self.window = model.cfg.window_size if model.cfg.use_local_attn else None
+        local = model.cfg.use_local_attn and "local" in (model.cfg.attn_types or ())
+        self.window = model.cfg.window_size if local else None
 
     @staticmethod
     def fits(model: HookedTransformer, longest: int) -> bool:
@@ -135,7 +136,7 @@ class FlatRoute:
             or cfg.post_embedding_ln
             or cfg.rotary_adjacent_pairs
             or cfg.clip_qkv is not None
-            or cfg.attn_scores_soft_cap > 0
+            or max(cfg.attn_scores_soft_cap, cfg.output_logits_soft_cap) > 0
             or cfg.n_devices > 1
             or cfg.is_layer_norm_activation()
         )
@@ -158,7 +159,7 @@ class FlatRoute:
         x = self.model.W_E[packed.tokens]
         if self.model.cfg.positional_embedding_type == "standard":
             x = x + self.model.W_pos[packed.position]
-        return list(self._blocks(x, packed, 0, layer + 1).split(packed.lengths))
+        return list(self._blocks(x, packed, 0, layer + 1, every=True).split(packed.lengths))
 
     def logprobs(
         self,
@@ -176,13 +177,21 @@ class FlatRoute:
         x = self._blocks(x, packed, layer + 1, self.model.cfg.n_layers)
         if layer + 1 == self.model.cfg.n_layers:
             x = x[packed.predictor]
-        logits = logits_at(self.model, x)[packed.source]
-        return sum_logprobs(logits, packed.target, packed.side, 2 * len(pairs)).view(-1, 2)
+        return self._read_out(x, packed).view(-1, 2)
 
-    def _blocks(self, x: Tensor, packed: Packed, start: int, stop: int) -> Tensor:
-        """Blocks start to stop (exclusive); after the model's last one only the predicting tokens are left."""
+    def _read_out(self, x: Float[Tensor, "predictor d_model"], packed: Packed) -> Float[Tensor, " side"]:
+        """log p in nats, summed over each response's tokens: a target's own logit less the log of the sum over all."""
+        x, unembed = _norm(self.model.ln_final, x), self.model.unembed
+        rows, wide = unembed.W_U.T, torch.promote_types(x.dtype, torch.float32)
+        total = F.linear(x, rows, unembed.b_U).to(wide).logsumexp(-1)[packed.source]
+        # Not gathered from the logits: their gradient would be a second tensor of that size, almost all of it zero.
+        target = (x[packed.source].to(wide) * rows[packed.target].to(wide)).sum(-1) + unembed.b_U[packed.target]
+        return sum_by(target - total, packed.side, 2 * len(packed.pairs))
+
+    def _blocks(self, x: Tensor, packed: Packed, start: int, stop: int, *, every: bool = False) -> Tensor:
+        """Blocks start to stop (exclusive); after the model's last one only the predicting tokens are left, or all."""
         for i in range(start, stop):
-            last = i == self.model.cfg.n_layers - 1
+            last = i == self.model.cfg.n_layers - 1 and not every
             x = self._block(self.model.blocks[i], x, packed, packed.predicting if last else packed.everywhere)
         return x
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -83,11 +84,13 @@ def _check_request(
     max_new_tokens: int,
     batch_size: int,
 ) -> tuple[float, ...]:
-    if isinstance(prompts, str) or not len(prompts) or not all(isinstance(text, str) for text in prompts):
+    listed = not isinstance(prompts, str) and hasattr(prompts, "__len__") and len(prompts) > 0
+    if not listed or not all(isinstance(text, str) for text in prompts):
         raise SteeringError(f"prompts={prompts!r:.80}; expected a list of at least one text")
     if multipliers is None:
         multipliers = (0.0,) if vector is None else (1.0,)
-    if not len(multipliers) or not all(math.isfinite(m) for m in multipliers):
+    listed = hasattr(multipliers, "__len__") and len(multipliers) > 0
+    if not listed or not all(isinstance(m, Real) and math.isfinite(m) for m in multipliers):
         raise SteeringError(f"multipliers={multipliers!r}; expected at least one finite number")
     if vector is None and any(multipliers):
         raise SteeringError(

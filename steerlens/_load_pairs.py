@@ -1,5 +1,7 @@
 """Where preference pairs come from: built-in behaviours, files and the hub."""
 
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ COLUMNS = (  # the names under which a prompt and its two responses are publishe
     ("question", "matching", "not_matching"),
     ("question", "answer_matching_behavior", "answer_not_matching_behavior"),
 )
+_PROBE_SECONDS = 10
 
 
 def load_pairs(
@@ -43,6 +46,7 @@ def load_pairs(
         provenance = f"{path.parent.name}/{path.name}" if path.parent.name else path.name
     else:
         why = "there is no such file" if path.suffix else "it is no built-in name and has no file ending"
+        why = f"a {path.suffix} file is none that can be read" if path.suffix and path.is_file() else why
         raise PairsError(
             f"can't load pairs from {name!r}: {why}. Expected one of the built-in {built_in}, a .csv, .json or .jsonl "
             "file, or 'hf:owner/name'"
@@ -55,21 +59,33 @@ def _read_file(path: Path) -> Any:
 
     try:
         if path.suffix.lower() == ".csv":
-            return pd.read_csv(path, dtype=str, keep_default_na=False)  # or an empty question becomes NaN
-        return pd.read_json(path, lines=path.suffix.lower() == ".jsonl", dtype=False, convert_dates=False)
-    except (ValueError, UnicodeDecodeError) as error:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)  # or an empty question becomes NaN
+            if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first column for row names
+                raise ValueError("its rows have more fields than its header; a text with a comma needs quotes")
+            return table
+        text = path.read_text(encoding="utf-8-sig")
+        lines = [line for line in text.split("\n") if line.strip()]
+        found = json.loads(text) if path.suffix.lower() == ".json" else [json.loads(line) for line in lines]
+        if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+            raise ValueError("expected a list of objects with a field for each column, or one such object a line")
+        return pd.DataFrame(found, dtype=object)
+    except (ValueError, OSError) as error:
         raise PairsError(f"{path} can't be read as {path.suffix[1:]}: {error}") from error
 
 
 def _read_hub(name: str) -> Any:
     import datasets
+    import huggingface_hub
 
     try:
+        with suppress(huggingface_hub.errors.OfflineModeIsEnabled):  # then the cache is read without a request
+            # load_dataset retries for half a minute without a network; this one request does not.
+            huggingface_hub.HfApi().dataset_info(name, timeout=_PROBE_SECONDS)
         loaded = datasets.load_dataset(name)
     except Exception as error:  # the hub's client raises a dozen kinds, most of them about the network
         raise PairsError(
             f"can't load {name!r} from the hub ({type(error).__name__}: {str(error)[:200]}). Without a network: download "
-            "its file elsewhere and pass the path of the .csv, .json or .jsonl"
+            "its file elsewhere and pass the path of the .csv, .json or .jsonl; or, if it is in the cache, set HF_HUB_OFFLINE=1"
         ) from error
     import pandas as pd
 

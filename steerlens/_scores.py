@@ -17,7 +17,7 @@ from transformer_lens import HookedTransformer
 from steerlens._encode import EncodedPair
 from steerlens._flat_route import FlatRoute
 from steerlens._hooked_route import HookedRoute
-from steerlens.errors import ModelError
+from steerlens.errors import ModelError, PairsError
 from steerlens.resid import Positions
 from steerlens.shapes import DVector
 
@@ -61,6 +61,8 @@ class PairScorer:
         route: RouteName = "auto",
         progress: bool = False,
     ) -> None:
+        if not pairs:
+            raise PairsError("there are no pairs to score")
         self.model, self.pairs, self.layer, self.batch_size = model, list(pairs), layer, batch_size
         self.rows = list(range(len(pairs))) if rows is None else sorted(set(rows))
         self.route = choose_route(model, self.pairs, route)

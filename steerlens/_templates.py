@@ -28,6 +28,8 @@ class Turn:
     """what the format puts between prompt and response"""
     tail: str = ""
     """what the format puts between response and end-of-turn token"""
+    strips: bool = False
+    """whether the format drops white space around a response"""
     end: str | None = None
     """the end-of-turn token; None for the tokenizer's EOS"""
 
@@ -64,30 +66,48 @@ def render(tokenizer: Any, prompt: str, template: Template, system_prompt: str |
 
 
 def _chat(tokenizer: Any, prompt: str, system_prompt: str | None) -> Turn:
-    messages = [{"role": "user", "content": prompt}]
-    if system_prompt is not None:
-        messages.insert(0, {"role": "system", "content": system_prompt})
+    key = str(tokenizer.chat_template)  # a tokenizer may have several, in a dict
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        if system_prompt and not _has_system_turn(tokenizer, key):
+            # Gemma and the early Mistrals have no system turn; their model cards put the text before the user's.
+            prompt, system_prompt = f"{system_prompt}\n\n{prompt}", None
+        text = _written(tokenizer, ("user", prompt))
+        if system_prompt is not None and _has_system_turn(tokenizer, key):
+            with_system = _written(tokenizer, ("system", system_prompt), ("user", prompt))
+            # An empty system turn is shorter only where it replaces a sentence of the template's own.
+            text = with_system if system_prompt else min(text, with_system, key=len)
+        lead, tail, strips, end = _around_response(tokenizer, key)
     except TemplateError as error:
-        if system_prompt is None:
-            raise PairsError(f"the tokenizer's chat template refuses the prompt {prompt!r}: {error}") from error
-        # Gemma and the early Mistrals have no system turn; their model cards put the text before the user's.
-        return _chat(tokenizer, f"{system_prompt}\n\n{prompt}" if system_prompt else prompt, None)
-    lead, tail, end = _around_response(tokenizer, tokenizer.chat_template)
-    return Turn(text, needs_bos=False, lead=lead, tail=tail, end=end)
+        raise PairsError(f"the tokenizer's chat template refuses the prompt {prompt!r}: {error}") from error
+    return Turn(text, needs_bos=False, lead=lead, tail=tail, strips=strips, end=end)
+
+
+def _written(tokenizer: Any, *turns: tuple[str, str], open_response: bool = True) -> str:
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_response)
 
 
 @lru_cache(maxsize=64)
-def _around_response(tokenizer: Any, chat_template: str) -> tuple[str, str, str | None]:
-    """What a chat template writes before and after an assistant's words; `chat_template` is part of the cache's key."""
-    messages = [{"role": "user", "content": "a question"}]
-    head = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    messages.append({"role": "assistant", "content": _SENTINEL})
-    whole = tokenizer.apply_chat_template(messages, tokenize=False)
-    start = whole.find(_SENTINEL)
-    lead = whole[len(head) : start] if whole.startswith(head) else ""
-    after = whole[start + len(_SENTINEL) :]
+def _has_system_turn(tokenizer: Any, chat_template: str) -> bool:
+    """Whether a chat template writes a system turn; some refuse it, some leave it out without a word."""
+    try:
+        return _SENTINEL in _written(tokenizer, ("system", _SENTINEL), ("user", "a question"))
+    except TemplateError:
+        return False
+
+
+@lru_cache(maxsize=64)
+def _around_response(tokenizer: Any, chat_template: str) -> tuple[str, str, bool, str | None]:
+    """What a chat template writes around an assistant's words, whether it strips them, and the token that ends them."""
+    question = ("user", "a question")
+    head = _written(tokenizer, question)
+    whole = _written(tokenizer, question, ("assistant", f"\t{_SENTINEL}\t"), open_response=False)
+    before, found, after = whole.partition(_SENTINEL)
+    if not found:
+        raise PairsError("the tokenizer's chat template writes no assistant turn: pass template='plain' or a function")
+    strips = not before.endswith("\t") and not after.startswith("\t")
+    before, after = before.removesuffix("\t"), after.removeprefix("\t")
+    lead = before[len(head) :] if before.startswith(head) else ""
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    found = min(((after.find(t), -len(t), t) for t in special if t in after), default=None)
-    return (lead, after[: found[0]], found[2]) if found else (lead, "", None)
+    end = min(((after.find(t), -len(t), t) for t in special if t in after), default=None)
+    return (lead, after[: end[0]], strips, end[2]) if end else (lead, "", strips, None)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from steerlens._fingerprint import ModelIdentity
 from steerlens.errors import VectorError
@@ -31,8 +30,7 @@ def save_vector(vector: SteeringVector, path: Path) -> Path:
         raise VectorError(f"can't save to {path.name!r}; expected a name that ends in .safetensors or .gguf")
     if not path.parent.is_dir():
         raise VectorError(f"can't save to {path}: there is no folder {path.parent}")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    temporary = str(path.with_name(f".{path.name}.{os.getpid()}.part"))
     try:
         writers[path.suffix](vector, temporary)
         os.replace(temporary, path)
@@ -51,7 +49,8 @@ def _write_safetensors(vector: SteeringVector, path: str) -> None:
         text = json.dumps(record, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise VectorError(f"the vector's settings or history can't be written as JSON: {error}") from error
-    save_file({"vector": vector.tensor.contiguous()}, path, {"format": FORMAT, "record": text})
+    # Not save_file, which makes a file that nobody else on a shared disk can read.
+    Path(path).write_bytes(save({"vector": vector.tensor.contiguous()}, {"format": FORMAT, "record": text}))
 
 
 def load_vector(path: str | Path, *, layer: int | None = None) -> SteeringVector:
@@ -87,13 +86,13 @@ def _read_safetensors(path: Path, layer: int | None) -> SteeringVector:
             f"{path.name} is no steerlens vector: its format is {meta.get('format')!r} and it holds {names[:5]}; expected "
             f"{FORMAT!r} with one tensor, 'vector'. Wrap a tensor of your own: sl.SteeringVector(tensor, layer=...)"
         )
-    record = _record(path, meta.get("record", ""))
-    if layer is not None and layer != record["layer"]:
-        raise VectorError(f"{path.name} belongs after layer {record['layer']}, not {layer}: leave layer= out")
-    return SteeringVector(tensor=tensor, **record)
+    vector = _rebuilt(path, tensor, meta.get("record", ""))
+    if layer is not None and layer != vector.layer:
+        raise VectorError(f"{path.name} belongs after layer {vector.layer}, not {layer}: leave layer= out")
+    return vector
 
 
-def _record(path: Path, text: str) -> dict[str, Any]:
+def _rebuilt(path: Path, tensor: torch.Tensor, text: str) -> SteeringVector:
     try:
         record = json.loads(text)
         model = record["model"]
@@ -105,12 +104,12 @@ def _record(path: Path, text: str) -> dict[str, Any]:
             )
         if model is not None:
             record["model"] = ModelIdentity(**{**model, "fingerprint": tuple(map(float, model["fingerprint"]))})
-        record["seen"], record["history"] = frozenset(record["seen"]), tuple(record["history"])
+        record["seen"], record["history"] = frozenset(record["seen"]), tuple(map(dict, record["history"]))
+        return SteeringVector(tensor=tensor, **record)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, VectorError):
             raise
         raise VectorError(f"{path.name} has a damaged record: {type(error).__name__}: {error}") from error
-    return record
 
 
 def _read_pt(path: Path, layer: int | None) -> SteeringVector:
@@ -152,7 +151,11 @@ def _read_gguf(path: Path, layer: int | None) -> SteeringVector:
     where = next(iter(found)) if layer is None else layer
     if where not in found:
         raise VectorError(f"{path.name} holds vectors for layers {sorted(found)}, none for layer {where}")
-    tensor = torch.from_numpy(found[where].data.copy()).float()
+    try:
+        numbers = gguf.dequantize(found[where].data, found[where].tensor_type)
+    except NotImplementedError as error:
+        raise VectorError(f"{path.name} holds {found[where].tensor_type.name} numbers; expected floats") from error
+    tensor = torch.from_numpy(numbers.copy()).float()
     return SteeringVector(tensor, where, method="control vector", settings={"imported_from": path.name}, data=path.stem)
 
 

@@ -84,7 +84,10 @@ class PreferencePairs(Sequence[PreferencePair]):
         columns = {"prompts": prompts, "chosen": chosen, "rejected": rejected}
         if rejected_prompts is not None:
             columns["rejected_prompts"] = rejected_prompts
+        # A pandas column is indexed by its labels, a list by its rows.
+        columns = {name: column if isinstance(column, str) else list(column) for name, column in columns.items()}
         _check_columns(columns)
+        splits = None if splits is None else list(splits)
         if splits is not None and (len(splits) != len(prompts) or set(splits) - set(SPLITS)):
             raise PairsError(
                 f"splits must name one of {SPLITS} for each of the {len(prompts)} pairs; got {splits!r:.80}"
@@ -93,8 +96,9 @@ class PreferencePairs(Sequence[PreferencePair]):
         self.template, self.system_prompt, self.provenance = template, system_prompt, provenance
         self.rows: tuple[int, ...] = tuple(keep)
         """the pairs' 0-based rows in what they were made from"""
-        self._pairs = tuple(PreferencePair(prompts[i], chosen[i], rejected[i]) for i in keep)
-        self.rejected_prompts = None if rejected_prompts is None else tuple(rejected_prompts[i] for i in keep)
+        rows = [[column[i] for column in columns.values()] for i in keep]
+        self._pairs = tuple(PreferencePair(*row[:3]) for row in rows)
+        self.rejected_prompts = None if rejected_prompts is None else tuple(row[3] for row in rows)
         self._splits = None if splits is None else tuple(splits[i] for i in keep)
         self._parent: PreferencePairs | None = None
 
@@ -169,18 +173,26 @@ class PreferencePairs(Sequence[PreferencePair]):
             raise PairsError(
                 "pairs with rejected_prompts can't be flipped by exchanging responses: exchange the prompts"
             )
-        return self._take(range(len(self)), [True] * len(self))
+        new = self._take(range(len(self)), [True] * len(self))
+        # Or the parts that are found through it would show the behaviour that these pairs call its opposite.
+        new._parent = None if self._parent is None else self._parent.flip()
+        return new
 
     def shuffle_labels(self, *, seed: int) -> "PreferencePairs":
         """Chosen and rejected exchanged in a random half of the pairs: a control that keeps the texts and loses the behaviour."""
-        order = random.Random(seed).sample(range(len(self)), len(self) // 2)
-        return self._take(range(len(self)), [i in set(order) for i in range(len(self))])
+        if self.rejected_prompts is not None:
+            raise PairsError(
+                "pairs with rejected_prompts can't be shuffled by exchanging responses: exchange the prompts"
+            )
+        flipped = set(random.Random(seed).sample(range(len(self)), len(self) // 2))
+        return self._take(range(len(self)), [i in flipped for i in range(len(self))])
 
     def with_template(self, template: Template, system_prompt: str | None = None) -> "PreferencePairs":
         """The same pairs in another template."""
         check_template(template)
         new = self._take(range(len(self)))
-        new.template, new.system_prompt, new._parent = template, system_prompt, None
+        new.template, new.system_prompt = template, system_prompt
+        new._parent = None if self._parent is None else self._parent.with_template(template, system_prompt)
         return new
 
     def split(self, seed: int = 0, *, val: float = 0.15, test: float = 0.25) -> Split:

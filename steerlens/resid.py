@@ -4,8 +4,10 @@
 ...     logits, cache = model.run_with_cache("I would like to be")     # any call inside is steered
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,7 +20,7 @@ from transformer_lens.utilities.activation_functions import apply_softcap
 from steerlens._fingerprint import identify
 from steerlens.errors import ModelError, SteeringError
 from steerlens.pairs import PreferencePairs
-from steerlens.vector import SteeringVector, check_fits, remember_pairs
+from steerlens.vector import SteeringVector, check_fits, remember_origin
 
 Positions = Literal["all", "response"]
 
@@ -87,7 +89,7 @@ def steer(
 
     Raises:
         VectorError: the vector does not fit the model.
-        SteeringError: positions="response" without response_start, or the other way round.
+        SteeringError: positions="response" without response_start, or the other way round; a number that is none.
     """
     model = check_model(model)
     check_fits(vector, identify(model))
@@ -97,12 +99,14 @@ def steer(
             f"positions={positions!r} with response_start={response_start!r}: 'response' needs response_start=, the index of "
             "the last prompt token in the tokens that you pass (sl.generate finds it by itself), and 'all' takes none"
         )
+    if not isinstance(multiplier, Real) or not math.isfinite(multiplier):
+        raise SteeringError(f"multiplier={multiplier!r}; expected a finite number")
     added = (multiplier * vector.tensor).to(model.cfg.device)
     if response_start is None:
         with added_at(model, vector.layer, lambda resid: resid + added.to(resid)):
             yield
         return
-    starts = torch.as_tensor(response_start, device=model.cfg.device).reshape(-1, 1)
+    starts = _starts(response_start).to(model.cfg.device)
     with ExitStack() as stack:
         past = stack.enter_context(_past_length(model, vector.layer))
 
@@ -114,6 +118,16 @@ def steer(
 
         stack.enter_context(added_at(model, vector.layer, after_start))
         yield
+
+
+def _starts(response_start: int | Sequence[int]) -> Int[Tensor, "row 1"]:
+    try:
+        starts = torch.as_tensor(response_start).reshape(-1, 1)
+    except (TypeError, ValueError, RuntimeError):
+        starts = torch.zeros(0, 1)
+    if starts.dtype not in (torch.int32, torch.int64) or not len(starts) or bool((starts < 0).any()):
+        raise SteeringError(f"response_start={response_start!r}; expected an index from 0, or one for each row")
+    return starts
 
 
 @contextmanager
@@ -164,7 +178,11 @@ def sum_logprobs(
     logits: Float[Tensor, "n d_vocab"], target: Int[Tensor, " n"], side: Int[Tensor, " n"], sides: int
 ) -> Float[Tensor, " side"]:
     """log p(target) in nats, summed over the tokens of each side."""
-    logprobs = logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(-1)
+    return sum_by(logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(-1), side, sides)
+
+
+def sum_by(logprobs: Float[Tensor, " n"], side: Int[Tensor, " n"], sides: int) -> Float[Tensor, " side"]:
+    """Log-probabilities summed over the tokens of each side, in float64."""
     # Sums of hundreds of nats, whose small differences count: fp32 would round x by 1e-4. (MPS has no float64.)
     logprobs = logprobs if logprobs.device.type == "mps" else logprobs.double()
     return logprobs.new_zeros(sides).index_add(0, side, logprobs)
@@ -172,7 +190,8 @@ def sum_logprobs(
 
 def has_hooks(model: HookedTransformer) -> bool:
     """Whether anything (a user's hook, a `steer` block) listens to or changes the model's activations."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for module in model.modules() for kind in kinds)
 
 
 def make_vector(
@@ -201,5 +220,5 @@ def make_vector(
         history=tuple(history),
     )
     if pairs is not None:
-        remember_pairs(vector, pairs)
+        remember_origin(vector, model, pairs)
     return vector

@@ -57,13 +57,21 @@ class SteeringVector:
     versions: Mapping[str, str] = field(default_factory=lambda: library_versions())
 
     def __post_init__(self) -> None:
-        check_vector(self.tensor, d_model=None if self.model is None else self.model.d_model)
+        d_model = None if self.model is None else self.model.d_model
+        kept = check_vector(self.tensor, d_model=d_model).detach().to("cpu", torch.float32).clone()
+        check_vector(kept, what="the vector in float32")
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
             raise VectorError(f"layer={self.layer!r}; expected a 0-based block index")
         if self.model is not None and self.layer >= self.model.n_layers:
             raise VectorError(f"layer={self.layer}; {self.model.name} has layers 0 to {self.model.n_layers - 1}")
-        object.__setattr__(self, "tensor", self.tensor.detach().to("cpu", torch.float32).clone())
+        object.__setattr__(self, "tensor", kept)
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
+
+    def __getstate__(self) -> dict[str, Any]:  # a mappingproxy can't be pickled, and a sweep's workers return vectors
+        return {**self.__dict__, "settings": dict(self.settings)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "settings": MappingProxyType(state["settings"])})
 
     @property
     def norm(self) -> float:
@@ -92,8 +100,8 @@ class SteeringVector:
     def _with(self, tensor: Tensor, **settings: Any) -> "SteeringVector":
         # The history tells of another vector's norm and loss, so it does not come along.
         new = replace(self, tensor=tensor.float(), settings={**self.settings, **settings}, history=())
-        if self in _pairs_of:
-            _pairs_of[new] = _pairs_of[self]
+        if self in _origins:
+            _origins[new] = _origins[self]
         return new
 
     def __mul__(self, multiplier: float) -> "SteeringVector":
@@ -119,16 +127,20 @@ class SteeringVector:
                 f"one vector belongs after layer {self.layer}, the other after layer {other.layer}; a sum needs one layer. "
                 "To steer with both, nest two `with sl.steer(...)` blocks"
             )
-        terms = [term for v in (self, other) for term in v.settings.get("terms", [f"{v.method}, norm {v.norm:.4g}"])]
         return SteeringVector(
             (self.tensor.double() + other.tensor.double()).float(),
             self.layer,
             method="sum",
             model=self.model or other.model,
-            settings={"terms": terms},
+            settings={"terms": [*self._terms(), *other._terms()]},
             data=self.data if self.data == other.data else f"{self.data} + {other.data}",
             seen=self.seen | other.seen,
         )
+
+    def _terms(self) -> list[str]:
+        terms, factor = self.settings.get("terms"), self.settings.get("multiplied_by", 1.0)
+        signed = f", multiplied by {factor:g}" if factor != 1 else ""
+        return [f"{term}{signed}" for term in terms or [f"{self.method}, norm {self.norm:.4g}"]]
 
     def __sub__(self, other: "SteeringVector") -> "SteeringVector":
         return self + (-other)
@@ -150,18 +162,19 @@ class SteeringVector:
         return save_vector(self, Path(path))
 
 
-# The pairs behind a vector, while both are in the process: texts stay out of the vector and of its files.
-_pairs_of: "weakref.WeakKeyDictionary[SteeringVector, PreferencePairs]" = weakref.WeakKeyDictionary()
+# What a vector was made from, while it is in the process: texts stay out of the vector and of its files.
+_origins: "weakref.WeakKeyDictionary[SteeringVector, tuple[weakref.ref, PreferencePairs]]" = weakref.WeakKeyDictionary()
 
 
-def remember_pairs(vector: SteeringVector, pairs: PreferencePairs) -> None:
-    """Note which pairs a vector was made from, for as long as it lives."""
-    _pairs_of[vector] = pairs
+def remember_origin(vector: SteeringVector, model: Any, pairs: PreferencePairs) -> None:
+    """Note which model (weakly) and pairs a vector was made from, for as long as it lives."""
+    _origins[vector] = weakref.ref(model), pairs
 
 
-def remembered_pairs(vector: SteeringVector) -> PreferencePairs | None:
-    """The pairs a vector was made from, if that happened in this process."""
-    return _pairs_of.get(vector)
+def origin(vector: SteeringVector) -> tuple[Any | None, PreferencePairs | None]:
+    """The model, while it lives, and the pairs that a vector was made from, if that happened in this process."""
+    model, pairs = _origins.get(vector, (lambda: None, None))
+    return model(), pairs
 
 
 def library_versions() -> dict[str, str]:

@@ -16,6 +16,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformer_lens import HookedTransformer
 
+torch.set_num_threads(1)  # the models are tiny: a second thread only waits for the first
+
 D_VOCAB = 400
 FAMILIES = ("llama", "mistral", "qwen2", "gpt2", "gpt_neox")
 CHAT_TEMPLATE = (

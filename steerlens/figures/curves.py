@@ -55,6 +55,7 @@ def _curve(shift: PreferenceShift, quantity: Quantity, *, legend: bool = True) -
     band = go.Scatter(
         x=np.concatenate([x, x[::-1]]),
         y=np.concatenate([high, low[::-1]]),
+        mode="lines",
         fill="toself",
         fillcolor=faded(paint, 0.18),
         line={"width": 0},

@@ -9,19 +9,28 @@ from steerlens._compare import Comparison
 from steerlens._results import Result
 from steerlens.figures.tables import visible
 from steerlens.figures.theme import colour, display_name
+from steerlens.measures.effect import Quantity
 
 CSS = """
 .sl { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Arial, sans-serif; color: #1d1d1f; max-width: 1080px; }
 .sl h1 { font-size: 26px; margin: 0 0 4px; } .sl h2 { font-size: 19px; margin: 30px 0 8px; }
 .sl p { margin: 6px 0; } .sl .note { color: #5c5c63; font-size: 14px; max-width: 80ch; }
 .sl table { border-collapse: collapse; margin: 8px 0; font-size: 14px; }
-.sl th, .sl td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid #e3e3e6; vertical-align: top; }
+.sl th, .sl td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid #e3e3e6; vertical-align: top; }
 .sl th { color: #5c5c63; font-weight: 600; } .sl td.n { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .sl code { font: 13px ui-monospace, Menlo, Consolas, monospace; background: #f1f1f4; border-radius: 3px; padding: 1px 4px;
   white-space: pre; }
 .sl .dot { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 6px; }
 .sl .wide { overflow-x: auto; } .sl .answer { white-space: pre-wrap; min-width: 150px; }
 """
+
+
+QUANTITIES: tuple[tuple[Quantity, str], ...] = (
+    ("odd", ".2f"),
+    ("even", ".2f"),
+    ("odd_per_token", ".3f"),
+    ("even_per_token", ".3f"),
+)
 
 
 def as_text(comparison: Comparison) -> str:
@@ -109,16 +118,16 @@ def _shift_table(comparison: Comparison) -> str:
             continue
         at = shift.odd_multipliers.index(1.0)
         cells = [_name(shift.label), strength, f"{shift.norm:.3g}"]
-        for quantity in ("odd", "even", "odd_per_token", "even_per_token"):
+        for quantity, d in QUANTITIES:
             low, high = shift.interval(quantity)
-            cells.append(f"{getattr(shift, quantity).mean(0)[at]:+.3f} [{low[at]:+.3f}, {high[at]:+.3f}]")
+            cells.append(f"{getattr(shift, quantity).mean(0)[at]:+{d}} [{low[at]:+{d}}, {high[at]:+{d}}]")
         rows.append(cells)
     random = [shift for shift in comparison.controls.get("random", ()) if 1.0 in shift.odd_multipliers]
     if random:
         cells = [_name("random"), f"control, {len(random)} drawn", f"{random[0].norm:.3g}"]
-        for quantity in ("odd", "even", "odd_per_token", "even_per_token"):
+        for quantity, d in QUANTITIES:
             means = [getattr(s, quantity).mean(0)[s.odd_multipliers.index(1.0)] for s in random]
-            cells.append(f"from {min(means):+.3f} to {max(means):+.3f}")
+            cells.append(f"from {min(means):+{d}} to {max(means):+{d}}")
         rows.append(cells)
     if not rows:
         return ""

@@ -64,6 +64,8 @@ def bipo_loss(
     check_vector(v, d_model=model.cfg.d_model, what="v")
     if sign not in (1, -1):
         raise TrainingError(f"sign={sign!r}; expected +1 or -1")
+    if not 0 < beta < math.inf:
+        raise TrainingError(f"beta={beta!r}; expected a finite number above 0")
     scorer = PairScorer(model, pairs.encode(model), check_layer(model, layer), batch_size=batch_size)
     shifts = [scorer.shift(rows, v, sign) for rows in scorer.batches(range(len(pairs)))]
     return _loss(torch.cat(shifts), sign, beta).to(v.dtype)
@@ -182,6 +184,8 @@ def train_bipo(
     settings = BipoSettings(
         beta, lr, epochs, max_steps, warmup_steps, schedule, batch_size, max_grad_norm, weight_decay, sign
     )
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TrainingError(f"seed={seed!r}; expected a whole number")
     _check_apart(pairs, val_pairs)
     plan = list(_plan(settings, len(pairs), seed)) if order is None else _given(order, len(pairs))
     used = [row for rows, _ in plan for row in rows]
@@ -199,6 +203,7 @@ def train_bipo(
     return _descend(scorer, val, plan, settings, vector, progress)
 
 
+@torch.enable_grad()  # notebooks often switch gradients off
 def _descend(
     scorer: PairScorer,
     val: PairScorer | None,
@@ -210,28 +215,39 @@ def _descend(
     device, dtype = scorer.model.cfg.device, torch.promote_types(scorer.model.cfg.dtype, torch.float32)
     v = torch.zeros(scorer.model.cfg.d_model, device=device, dtype=dtype, requires_grad=True)
     optimiser = torch.optim.AdamW([v], lr=settings.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=settings.weight_decay)
-    scale, per_epoch = scorer.median_norm(), max(1, math.ceil(len(scorer.pairs) / settings.batch_size))
+    # A given order has batches of its own size; sign="both" names every row twice.
+    scale, per_epoch = scorer.median_norm(), math.ceil(len(scorer.pairs) / len(set(plan[0][0])))
     history: list[dict[str, Any]] = []
+    good: tuple[Tensor, int] | None = None  # the last vector whose loss was finite, and the steps that led to it
+
+    def stopped(what: str) -> TrainingError:
+        if good is None:
+            return TrainingError(f"{what} without any vector: the model's own numbers are not finite")
+        last = vector(good[0], history[: good[1]])
+        return TrainingError(
+            f"{what}. The last vector whose loss was finite is in this error's .vector (norm {last.norm:.4g}, the "
+            f"residual stream's {scale:.4g}). A smaller lr, or float32 weights, usually cure it",
+            last,
+        )
+
     with tqdm(plan, desc=f"BiPO, layer {scorer.layer}", unit="step", disable=not progress) as bar:
         for step, (rows, signs) in enumerate(bar):
             optimiser.param_groups[0]["lr"] = settings.lr_at(step, len(plan))
-            good = v.detach().clone()
             optimiser.zero_grad()
             loss = _loss(scorer.shift(rows, v, signs), torch.tensor(signs, device=device), settings.beta)
-            loss.backward()
+            loss.backward(inputs=[v])  # not into the weights of a model whose gradients are on
             norm = torch.nn.utils.clip_grad_norm_([v], settings.max_grad_norm)
             at = float(loss.detach())
             if not (math.isfinite(at) and math.isfinite(float(norm))):
-                raise TrainingError(
-                    f"step {step}: the loss is {at} and its gradient's norm {float(norm)}. The vector before this "
-                    f"step is in this error's .vector (norm {float(good.norm()):.4g}, the residual stream's {scale:.4g}). "
-                    "A smaller lr, or float32 weights, usually cure it",
-                    vector(good, history),
-                )
+                raise stopped(f"step {step}: the loss is {at} and its gradient's norm {float(norm)}")
+            good = v.detach().clone(), len(history)
             optimiser.step()
+            size = float(v.detach().norm())
+            if not math.isfinite(size):
+                raise stopped(f"step {step}: the vector's norm is {size} after it")
             row: dict[str, Any] = {"step": step, "epoch": step // per_epoch, "loss": at, "sign": _one_sign(signs)}
-            row |= {"lr": optimiser.param_groups[0]["lr"], "grad_norm": float(norm), "norm": float(v.detach().norm())}
-            row |= {"norm_ratio": row["norm"] / scale, "val_plus": None, "val_minus": None}
+            row |= {"lr": optimiser.param_groups[0]["lr"], "grad_norm": float(norm), "norm": size}
+            row |= {"norm_ratio": size / scale, "val_plus": None, "val_minus": None}
             if val is not None and ((step + 1) % per_epoch == 0 or step + 1 == len(plan)):
                 row["val_plus"], row["val_minus"] = (_margin(val, v.detach(), sign) for sign in (1, -1))
             history.append(row)
@@ -279,11 +295,16 @@ def _plan(settings: BipoSettings, n: int, seed: int) -> Iterator[tuple[list[int]
 
 def _given(order: Order, n: int) -> list[tuple[list[int], list[int]]]:
     plan = []
-    for step, (rows, sign) in enumerate(order):
-        signs = [sign] * len(rows) if isinstance(sign, int) else list(sign)
-        if not rows or set(signs) - {1, -1} or len(signs) != len(rows) or not all(0 <= r < n for r in rows):
+    for step, given in enumerate(order):
+        try:
+            rows, sign = given
+            signs = [sign] * len(rows) if isinstance(sign, int) else list(sign)
+            good = rows and set(signs) <= {1, -1} and len(signs) == len(rows) and all(0 <= r < n for r in rows)
+        except TypeError:
+            good = False
+        if not good:
             raise TrainingError(
-                f"order[{step}] is ({rows!r}, {sign!r}); expected rows from 0 to {n - 1} and a sign of +1 or -1, or one per row"
+                f"order[{step}] is {given!r}; expected rows from 0 to {n - 1} and a sign of +1 or -1, or one per row"
             )
         plan.append((list(rows), signs))
     if not plan:

@@ -22,7 +22,7 @@ from steerlens.resid import check_layer, check_model, make_vector
 from steerlens.vector import SteeringVector
 
 ReadPosition = Literal["mean", "last", "answer", "prompt"]
-_LETTER = re.compile(r"\s*\(?([A-Z])\b")
+_LETTER = re.compile(r"\s*\(?([A-Z])(?:[).:]|\s*$)")  # "(A)", "A. Yes", "A"; not "A walk" or "I refuse"
 
 
 def extract_caa(

@@ -13,11 +13,10 @@ def random_vectors(like: SteeringVector, n: int, *, seed: int = 0) -> list[Steer
     Raises:
         VectorError: n is not at least 1.
     """
-    if n < 1:
-        raise VectorError(f"n={n}; expected at least one random vector")
+    _check_count(n)
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randn(n, like.tensor.numel(), generator=generator, dtype=torch.float64)
-    return [_control(like, draw, "random", seed + i) for i, draw in enumerate(draws)]
+    return [_control(like, draw, "random", seed, i) for i, draw in enumerate(draws)]
 
 
 def shuffled_vectors(like: SteeringVector, differences: Tensor, n: int, *, seed: int = 0) -> list[SteeringVector]:
@@ -27,17 +26,35 @@ def shuffled_vectors(like: SteeringVector, differences: Tensor, n: int, *, seed:
 
     Args:
         differences: Float[Tensor, "pair d_model"], as `caa_differences` gives them.
+
+    Raises:
+        VectorError: n is not at least 1, or there are too few pairs for half of their labels to be exchanged.
     """
+    _check_count(n)
+    if len(differences) < 2:
+        raise VectorError(
+            f"labels can't be shuffled among {len(differences)} pair; expected the differences of two or more"
+        )
     generator = torch.Generator().manual_seed(seed)
     half = torch.ones(len(differences), dtype=torch.float64)
     half[: len(differences) // 2] = -1
     made = []
     for i in range(n):
         signs = half[torch.randperm(len(half), generator=generator)]
-        made.append(_control(like, (signs[:, None] * differences).mean(0), "shuffled labels", seed + i))
+        made.append(_control(like, (signs[:, None] * differences).mean(0), "shuffled labels", seed, i))
     return made
 
 
-def _control(like: SteeringVector, draw: Tensor, method: str, seed: int) -> SteeringVector:
+def _check_count(n: int) -> None:
+    if n < 1:
+        raise VectorError(f"n={n}; expected at least one vector")
+
+
+def _control(like: SteeringVector, draw: Tensor, method: str, seed: int, index: int) -> SteeringVector:
+    if not draw.norm() > 0:
+        raise VectorError(f"the pairs' differences cancel, so there is no direction for a control ({method})")
     tensor = draw / draw.norm() * like.norm
-    return SteeringVector(tensor.float(), like.layer, method=method, model=like.model, seed=seed, seen=like.seen)
+    settings = {"draw": index}
+    return SteeringVector(
+        tensor.float(), like.layer, method=method, model=like.model, settings=settings, seed=seed, seen=like.seen
+    )

@@ -117,7 +117,7 @@ def test_names_that_can_t_be_written_are_refused(comparison: Comparison, tmp_pat
 
 def test_every_vector_has_one_colour_and_its_controls_stand_beside_it(comparison: Comparison) -> None:
     figure = comparison.figure()
-    lines = [t for t in figure.data if t.mode and "lines" in t.mode]
+    lines = [t for t in figure.data if t.mode == "lines+markers"]
     colours = {name: {t.line.color for t in lines if t.legendgroup == name} for name in ("bipo", "caa")}
     assert all(len(found) == 1 for found in colours.values())
     assert colours["bipo"] != colours["caa"]

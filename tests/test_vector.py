@@ -1,0 +1,826 @@
+"""Steering vectors: algebra as identities, files that hold everything or are refused, and which weights they belong to."""
+
+import copy
+import dataclasses
+import gc
+import json
+import math
+import os
+import pickle
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformer_lens import HookedTransformer
+
+from steerlens import PreferencePairs, SteerLensError, SteeringVector, VectorError, extract_caa, load_model, load_vector
+from steerlens._fingerprint import ModelIdentity, identify, living_models
+from steerlens._vector_files import FORMAT
+from steerlens.vector import check_fits, check_same_space, remember_pairs, remembered_pairs
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+IDENTITY = ModelIdentity("toy", 32, 4, "RMS", "none", "torch.float32", (0.1, -1 / 3, 2e-17))
+OTHER_WEIGHTS = dataclasses.replace(IDENTITY, name="other", fingerprint=(0.1, 0.3, 1.0))
+
+
+def normal(seed: int = 0, n: int = 32) -> torch.Tensor:
+    return torch.randn(n, generator=torch.Generator().manual_seed(seed))
+
+
+def vector(seed: int = 0, **fields: Any) -> SteeringVector:
+    """A vector with something in every field."""
+    known: dict[str, Any] = {
+        "tensor": normal(seed),
+        "layer": 2,
+        "method": "bipo",
+        "model": IDENTITY,
+        "settings": {"beta": 0.1, "lr": 1 / 3, "sign": "batch", "position": None, "nested": {"a": [1, 2.5, "x"]}},
+        "data": "steerlens/wealth-seeking",
+        "seen": frozenset({"00ff", "é", "a1"}),
+        "seed": 7,
+        "history": ({"step": 0, "loss": math.log(2), "val": None}, {"step": 1, "loss": 0.1 + 0.2, "val": 1e-300}),
+        "versions": {"torch": "1", "python": "3"},
+    }
+    return SteeringVector(**{**known, **fields})
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return vector().save(tmp_path / "v.safetensors")
+
+
+# -- what a vector is -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.zeros(2, 32), r"shape \(2, 32\)"),
+        (torch.tensor(1.0), "one dimension"),
+        (torch.zeros(0), "shape"),
+        (torch.zeros(32, dtype=torch.int64), "int64.*float"),
+        (torch.tensor([0.0, math.nan, math.inf] + [0.0] * 29), "2 of 32"),
+        (torch.full((32,), 1e300, dtype=torch.float64), "float32 has 32 of 32"),
+        (torch.zeros(31), "31 numbers; expected d_model = 32"),
+    ],
+)
+def test_a_tensor_that_is_no_vector_is_refused(tensor: Any, said: str) -> None:
+    with pytest.raises(VectorError, match=said):
+        vector(tensor=tensor)
+
+
+@pytest.mark.parametrize("tensor", [[0.0] * 32, np.zeros(32, np.float32), None])
+def test_what_is_no_tensor_is_refused(tensor: Any) -> None:
+    with pytest.raises(VectorError, match=r"expected a 1-D torch\.Tensor"):
+        vector(tensor=tensor)
+
+
+@pytest.mark.parametrize("layer", [-1, 4, 2.0, True, None, "2"])
+def test_a_layer_that_the_model_lacks_is_refused(layer: Any) -> None:
+    with pytest.raises(VectorError, match="layer="):
+        vector(layer=layer)
+
+
+def test_a_vector_keeps_its_own_float32_copy_without_gradient() -> None:
+    source = normal().double().requires_grad_()
+    made = vector(tensor=source)
+    with torch.no_grad():
+        source.zero_()
+    assert torch.equal(made.tensor, normal())
+    assert made.tensor.dtype == torch.float32
+    assert not made.tensor.requires_grad
+
+
+def test_a_vector_is_frozen() -> None:
+    made = vector()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.layer = 3  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        made.settings["beta"] = 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize("copied", [lambda v: pickle.loads(pickle.dumps(v)), copy.copy, copy.deepcopy])
+def test_a_vector_can_be_copied_and_sent_to_another_process(copied: Callable[[Any], Any]) -> None:
+    assert_same(copied(vector()), vector())
+    with pytest.raises(TypeError):
+        copied(vector()).settings["beta"] = 1
+
+
+def assert_same(one: SteeringVector, other: SteeringVector) -> None:
+    """Every field, and the tensor bit for bit."""
+    assert one.tensor.numpy().tobytes() == other.tensor.numpy().tobytes()
+    for field in dataclasses.fields(SteeringVector):
+        if field.name != "tensor":
+            assert getattr(one, field.name) == getattr(other, field.name), field.name
+
+
+# -- algebra ----------------------------------------------------------------------------------------------------------
+
+
+def test_products_are_the_tensors_products() -> None:
+    v = vector()
+    for made in (2 * v, v * 2, v * 2.0, np.float64(2) * v, v * np.float32(2), v * np.int64(2), v + v, v / 0.5):
+        assert torch.equal(made.tensor, 2 * v.tensor)
+        assert made.norm == 2 * v.norm
+    for made in (v / 2, 0.5 * v):
+        assert torch.equal(made.tensor, v.tensor / 2)
+    for made in (-v, v * -1, v - 2 * v):
+        assert torch.equal(made.tensor, -v.tensor)
+    assert torch.equal((-(-v)).tensor, v.tensor)
+    assert (0 * v).norm == 0
+
+
+def test_sums_and_differences_are_the_tensors_own() -> None:
+    v, u, w = vector(0), vector(1), vector(2)
+    torch.testing.assert_close((v + u).tensor, v.tensor + u.tensor)
+    torch.testing.assert_close((v - u).tensor, v.tensor - u.tensor)
+    torch.testing.assert_close((v - u).tensor, (-(u - v)).tensor, rtol=0, atol=0)
+    torch.testing.assert_close((v + u).tensor, (u + v).tensor, rtol=0, atol=0)
+    torch.testing.assert_close(((v + u) + w).tensor, (v + (u + w)).tensor)
+    torch.testing.assert_close((2 * (v + u)).tensor, (2 * v + 2 * u).tensor)
+    torch.testing.assert_close((v + u - u).tensor, v.tensor)
+    assert (v - v).norm == 0
+
+
+def test_norm_is_a_float_and_direction_a_unit_tensor() -> None:
+    v = vector()
+    assert isinstance(v.norm, float)
+    assert v.norm == pytest.approx(math.sqrt(math.fsum(x * x for x in v.tensor.tolist())), rel=1e-12)
+    assert isinstance(v.direction, torch.Tensor)
+    assert v.direction.dtype == torch.float32
+    assert float(v.direction.double().norm()) == pytest.approx(1, abs=1e-6)
+    torch.testing.assert_close(v.direction * v.norm, v.tensor)
+    torch.testing.assert_close((3 * v).direction, v.direction)
+    torch.testing.assert_close((-v).direction, -v.direction)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_a_tiny_and_a_giant_vector_have_a_norm_and_a_direction(size: float) -> None:
+    v = vector(tensor=(normal().double() * size).float())
+    assert v.norm == pytest.approx(size * vector().norm, rel=1e-6)
+    torch.testing.assert_close(v.direction, vector().direction)
+
+
+def test_scaled_to_keeps_the_direction_and_sets_the_norm() -> None:
+    v = vector()
+    made = v.scaled_to(3.5)
+    assert made.norm == pytest.approx(3.5, rel=1e-6)
+    torch.testing.assert_close(made.direction, v.direction)
+    assert made.settings == {**v.settings, "scaled_to": 3.5}
+    assert v.scaled_to(0).norm == 0
+    for norm in (-1, math.nan, math.inf):
+        with pytest.raises(VectorError, match="zero or more"):
+            v.scaled_to(norm)
+
+
+def test_a_zero_vector_has_no_direction() -> None:
+    zero = vector(tensor=torch.zeros(32))
+    assert zero.norm == 0
+    for call in (lambda: zero.direction, lambda: zero.scaled_to(1)):
+        with pytest.raises(VectorError, match="no direction"):
+            call()
+
+
+def test_a_multiple_knows_all_that_its_vector_knew_but_not_its_history() -> None:
+    v = vector()
+    made = -(v * 4) / 2
+    assert made.settings == {**v.settings, "multiplied_by": -2.0}
+    assert made.history == ()
+    for name in ("layer", "method", "model", "data", "seen", "seed", "versions"):
+        assert getattr(made, name) == getattr(v, name), name
+    assert v.settings == vector().settings
+
+
+def test_a_sum_records_its_terms_and_all_that_was_seen() -> None:
+    v, u = vector(0), vector(1, method="caa", data="mine", seen=frozenset({"b2"}), model=None)
+    made = v + u
+    assert made.settings == {"terms": [f"bipo, norm {v.norm:.4g}", f"caa, norm {u.norm:.4g}"]}
+    assert (made.method, made.layer, made.model, made.history) == ("sum", 2, IDENTITY, ())
+    assert made.seen == v.seen | u.seen
+    assert made.data == "steerlens/wealth-seeking + mine"
+    assert (v + v).data == v.data
+    assert (u + v).model == IDENTITY
+
+
+def test_a_difference_is_told_from_a_sum() -> None:
+    v, u = vector(0), vector(1, method="caa")
+    terms = (v - u).settings["terms"]
+    assert terms[0] == f"bipo, norm {v.norm:.4g}"
+    assert terms[1] == f"caa, norm {u.norm:.4g}, multiplied by -1"
+    assert ((v + u) - v).settings["terms"] == [*(v + u).settings["terms"], f"bipo, norm {v.norm:.4g}, multiplied by -1"]
+    doubled = (2 * (v + u) + v).settings["terms"]
+    assert doubled == [*(f"{term}, multiplied by 2" for term in (v + u).settings["terms"]), f"bipo, norm {v.norm:.4g}"]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (vector(layer=3), "layer 2.*layer 3"),
+        (vector(model=OTHER_WEIGHTS), "different weights: toy.* and other"),
+        (vector(tensor=torch.ones(16), model=None), "32 and 16 numbers"),
+    ],
+)
+def test_sums_and_differences_refuse_another_space(other: SteeringVector, said: str) -> None:
+    for call in (lambda: vector() + other, lambda: vector() - other):
+        with pytest.raises(VectorError, match=said):
+            call()
+
+
+def test_unlike_things_do_not_multiply_or_add() -> None:
+    v = vector()
+    calls: list[Callable[[], Any]] = [lambda: v * v, lambda: v * "2", lambda: v * True, lambda: v + 1, lambda: v - 1.0]
+    for call in calls:
+        with pytest.raises(TypeError):
+            call()
+    with pytest.raises(ZeroDivisionError):
+        v / 0
+    for multiplier in (math.nan, 1e39):
+        with pytest.raises(VectorError, match="NaN or infinite"):
+            v * multiplier
+
+
+def test_two_vectors_of_unknown_models_may_be_added_and_a_third_of_other_weights_is_noticed() -> None:
+    unknown = vector(model=None)
+    check_same_space(unknown, unknown)
+    check_same_space(unknown, vector(), unknown)
+    with pytest.raises(VectorError, match="different weights"):
+        check_same_space(vector(), unknown, vector(model=OTHER_WEIGHTS))
+
+
+def test_a_vector_fits_its_model_and_no_other() -> None:
+    check_fits(vector(), IDENTITY)
+    check_fits(vector(model=None), OTHER_WEIGHTS)
+    with pytest.raises(VectorError, match=r"other weights.*replace\(vector, model=None\)"):
+        check_fits(vector(), OTHER_WEIGHTS)
+    with pytest.raises(VectorError, match="d_model = 16"):
+        check_fits(vector(model=None), dataclasses.replace(IDENTITY, d_model=16))
+    with pytest.raises(VectorError, match="layers 0 to 1"):
+        check_fits(vector(model=None), dataclasses.replace(IDENTITY, n_layers=2))
+    with pytest.raises(VectorError, match=r"got a Tensor.*sl\.SteeringVector"):
+        check_fits(normal(), IDENTITY)  # type: ignore[arg-type]
+
+
+def test_the_pairs_behind_a_vector_are_remembered_through_algebra_and_let_go_with_it() -> None:
+    pairs = PreferencePairs(["q"], ["a"], ["b"])
+    v = vector()
+    remember_pairs(v, pairs)
+    assert remembered_pairs(2 * v) is remembered_pairs(-v) is remembered_pairs(v.scaled_to(1)) is pairs
+    assert remembered_pairs(v + v) is None
+    from steerlens.vector import _pairs_of
+
+    before = len(_pairs_of)
+    del v
+    gc.collect()
+    assert len(_pairs_of) < before
+
+
+def test_the_repr_says_where_it_belongs() -> None:
+    assert repr(vector()) == (
+        f"SteeringVector(bipo, layer 2, toy, norm {vector().norm:.4g}, data 'steerlens/wealth-seeking')"
+    )
+
+
+# -- safetensors ------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_vector_comes_back_bit_for_bit_with_all_it_knows(tmp_path: Path) -> None:
+    odd = normal().clone()
+    odd[:4] = torch.tensor([-0.0, 1e-45, 3.4e38, 1 / 3])
+    for v in (vector(), vector(tensor=odd), SteeringVector(normal(), layer=0), 2 * vector(), vector(0) - vector(1)):
+        path = v.save(tmp_path / "v.safetensors")
+        assert path == tmp_path / "v.safetensors"
+        assert_same(load_vector(path), v)
+        assert_same(load_vector(str(path), layer=v.layer), v)
+
+
+def test_a_vector_of_a_method_comes_back_with_the_methods_own_settings(
+    tmp_path: Path, tiny_chat_model: HookedTransformer
+) -> None:
+    pairs = PreferencePairs(["Who?", "Why?"], ["I want money", "yes"], ["Nobody", "no"])
+    v = extract_caa(tiny_chat_model, pairs, layer=1)
+    again = load_vector(v.save(tmp_path / "v.safetensors"))
+    assert_same(again, v)
+    assert again.model is not None
+    assert again.model.same_weights(identify(tiny_chat_model))
+    check_fits(again, identify(tiny_chat_model))
+
+
+def test_the_file_holds_one_float32_tensor_that_other_tools_can_read(saved: Path) -> None:
+    with safe_open(str(saved), "np") as file:
+        assert list(file.keys()) == ["vector"]
+        assert file.get_tensor("vector").tobytes() == vector().tensor.numpy().tobytes()
+        assert file.metadata()["format"] == FORMAT
+
+
+def test_a_saved_file_can_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        modes = [vector().save(tmp_path / f"v{end}").stat().st_mode for end in (".safetensors", ".gguf")]
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(mode) for mode in modes] == [0o640, 0o640]
+
+
+def rewritten(path: Path, tensor: Any = None, **changes: Any) -> Path:
+    """The file of a saved vector with another tensor, or other entries in its record (None removes one)."""
+    with safe_open(str(path), "pt") as file:
+        meta, old = file.metadata(), file.get_tensor("vector")
+    record = {**json.loads(meta["record"]), **changes.pop("record", {})}
+    meta["record"] = json.dumps({name: value for name, value in record.items() if value != "gone"})
+    tensors = changes.pop("tensors", {"vector": old if tensor is None else tensor})
+    save_file(tensors, path, {**meta, **changes})
+    return path
+
+
+def model_record(**changes: Any) -> dict[str, Any]:
+    return {"model": {**dataclasses.asdict(IDENTITY), **changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tensor": torch.tensor([math.nan] * 32)}, "32 of 32 numbers that are NaN"),
+        ({"tensor": torch.zeros(16)}, "16 numbers; expected d_model = 32"),
+        ({"tensor": torch.zeros(32, dtype=torch.int32)}, "int32"),
+        ({"tensor": torch.zeros(1, 32)}, r"shape \(1, 32\)"),
+        ({"tensors": {"vector": torch.zeros(32), "more": torch.zeros(32)}}, r"holds \['more', 'vector'\]"),
+        ({"tensors": {"weight": torch.zeros(32)}}, r"holds \['weight'\]"),
+        ({"format": "pt"}, "format is 'pt'"),
+        ({"format": "steerlens.vector/2"}, "format is 'steerlens.vector/2'"),
+        ({"record": {"colour": 1}}, r"unknown or missing keys: \['colour'\]"),
+        ({"record": {"seen": "gone", "seed": "gone"}}, r"unknown or missing keys: \['seed', 'seen'\]"),
+        ({"record": {"model": "gone"}}, "damaged record.*model"),
+        ({"record": model_record(colour=1)}, r"unknown or missing keys: \['colour'\]"),
+        ({"record": {"layer": 4}}, "layers 0 to 3"),
+        ({"record": {"layer": "2"}}, "layer='2'"),
+        ({"record": {"settings": 5}}, "damaged record"),
+        ({"record": {"history": [1]}}, "damaged record"),
+        ({"record": {"seen": None}}, "damaged record"),
+        ({"record": model_record(n_layers="4")}, "damaged record"),
+        ({"record": model_record(fingerprint=["x"])}, "damaged record"),
+    ],
+)
+def test_a_file_with_something_wrong_is_refused_by_name(saved: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(VectorError, match=said):
+        load_vector(rewritten(saved, **changes))
+
+
+def test_an_untouched_rewritten_file_is_accepted(saved: Path) -> None:
+    assert_same(load_vector(rewritten(saved)), vector())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", '"x"'])
+def test_a_record_that_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
+    save_file({"vector": normal()}, tmp_path / "v.safetensors", {"format": FORMAT, "record": text})
+    with pytest.raises(VectorError, match="damaged record"):
+        load_vector(tmp_path / "v.safetensors")
+
+
+def test_a_file_of_other_bytes_or_cut_off_anywhere_is_refused(saved: Path) -> None:
+    whole = saved.read_bytes()
+    assert_same(load_vector(saved), vector())
+    for n in {0, 1, 7, 8, 20, len(whole) // 2, len(whole) - 128, len(whole) - 1}:
+        saved.write_bytes(whole[:n])
+        with pytest.raises(VectorError, match="no safetensors file, or is cut off"):
+            load_vector(saved)
+    for other in (b"hello " * 100, whole + b"more", b"\xff" * 500):
+        saved.write_bytes(other)
+        with pytest.raises(VectorError, match="no safetensors file"):
+            load_vector(saved)
+
+
+def test_a_safetensors_file_of_somebody_else_says_how_to_wrap_its_tensor(tmp_path: Path) -> None:
+    save_file({"vector": normal()}, tmp_path / "v.safetensors")
+    with pytest.raises(VectorError, match=r"format is None.*sl\.SteeringVector\(tensor, layer=\.\.\.\)"):
+        load_vector(tmp_path / "v.safetensors")
+
+
+def test_another_layer_than_the_files_is_refused(saved: Path) -> None:
+    with pytest.raises(VectorError, match="belongs after layer 2, not 3"):
+        load_vector(saved, layer=3)
+
+
+@pytest.mark.parametrize("name", ["v.pt", "v.bin", "v", "v.safetensors.bak"])
+def test_a_name_that_is_not_written_or_read_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(VectorError, match="can't save"):
+        vector().save(tmp_path / name)
+    with pytest.raises(VectorError, match="there is no file"):
+        load_vector(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_ending_and_a_missing_folder_say_so(tmp_path: Path) -> None:
+    (tmp_path / "v.bin").write_bytes(b"x")
+    with pytest.raises(VectorError, match=r"ends in \.safetensors, \.pt, \.gguf"):
+        load_vector(tmp_path / "v.bin")
+    with pytest.raises(VectorError, match="no folder"):
+        vector().save(tmp_path / "none" / "v.safetensors")
+
+
+@pytest.mark.parametrize("settings", [{"a": object()}, {"a": math.nan}, {"a": torch.float32}])
+@pytest.mark.parametrize("was_there", [False, True])
+def test_settings_that_json_cannot_hold_leave_the_folder_as_it_was(
+    tmp_path: Path, settings: dict[str, Any], was_there: bool
+) -> None:
+    path = tmp_path / "v.safetensors"
+    before = vector(1).save(path).read_bytes() if was_there else None
+    with pytest.raises(VectorError, match="can't be written as JSON"):
+        vector(settings=settings).save(path)
+    assert [p.name for p in tmp_path.iterdir()] == (["v.safetensors"] if was_there else [])
+    assert before is None or path.read_bytes() == before
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".gguf"])
+def test_a_save_that_fails_at_its_last_step_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    def refuse(source: Any, target: Any) -> None:
+        assert Path(source).stat().st_size > 0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(KeyboardInterrupt):
+        vector().save(tmp_path / f"v{ending}")
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- the authors' .pt -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "layer"), [("vec_ep20_layer15.pt", 15), ("layer_3.pt", 3), ("power_layer07_x.pt", 7)])
+def test_the_layer_of_a_pt_is_in_its_name(tmp_path: Path, name: str, layer: int) -> None:
+    torch.save(normal(), tmp_path / name)
+    v = load_vector(tmp_path / name)
+    assert torch.equal(v.tensor, normal())
+    assert (v.layer, v.method, v.model, v.data) == (layer, "bipo", None, Path(name).stem)
+    assert load_vector(tmp_path / name, layer=1).layer == 1
+    assert v.settings == {"imported_from": name}
+
+
+def test_a_pt_without_a_layer_needs_one(tmp_path: Path) -> None:
+    path = tmp_path / "vec.pt"
+    torch.save(torch.nn.Parameter(normal()), path)
+    with pytest.raises(VectorError, match="pass layer=, e.g. layer=15"):
+        load_vector(path)
+    assert load_vector(path, layer=0).layer == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"vector": torch.zeros(3)}, "holds a dict"),
+        ([torch.zeros(3)], "holds a list"),
+        (torch.zeros(2, 3), r"shape \(2, 3\)"),
+        (torch.zeros(3, dtype=torch.int64), "int64"),
+        (torch.tensor([math.nan]), "NaN"),
+    ],
+)
+def test_a_pt_that_holds_something_else_is_refused(tmp_path: Path, content: Any, said: str) -> None:
+    torch.save(content, tmp_path / "layer1.pt")
+    with pytest.raises(VectorError, match=said):
+        load_vector(tmp_path / "layer1.pt")
+
+
+class Malicious:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
+def test_a_pickle_with_code_in_it_is_refused_and_does_not_run(tmp_path: Path, write: Callable[..., Any]) -> None:
+    proof, path = tmp_path / "it ran", tmp_path / "layer1.pt"
+    write(Malicious(proof), path)
+    with pytest.raises(VectorError, match="can't be read as one tensor"):
+        load_vector(path)
+    assert not proof.exists()
+
+
+def test_a_damaged_pt_is_refused(tmp_path: Path) -> None:
+    torch.save(normal(), tmp_path / "layer1.pt")
+    whole = (tmp_path / "layer1.pt").read_bytes()
+    for content in (b"", b"text", whole[:100], whole[:-200]):
+        (tmp_path / "layer1.pt").write_bytes(content)
+        with pytest.raises(VectorError, match="can't be read"):
+            load_vector(tmp_path / "layer1.pt")
+
+
+def test_the_published_vectors_have_their_published_norms_and_cosine() -> None:
+    paths = [SHARED / f"data/bipo/{name}_llama-2_layer15.pt" for name in ("wealth-seeking", "power-seeking")]
+    if not all(path.is_file() for path in paths):
+        pytest.skip(f"the published vectors are not in {SHARED}")
+    wealth, power = map(load_vector, paths)
+    assert (wealth.layer, power.layer) == (15, 15)
+    assert wealth.norm == pytest.approx(8.994, abs=5e-4)
+    assert power.norm == pytest.approx(8.703, abs=5e-4)
+    assert float(wealth.direction @ power.direction) == pytest.approx(0.5128, abs=5e-5)
+
+
+# -- control vectors in .gguf -----------------------------------------------------------------------------------------
+
+
+def control_vector(path: Path, tensors: dict[str, np.ndarray], arch: str = "controlvector") -> Path:
+    """What repeng's export_gguf writes: a tensor direction.N for each layer."""
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_string(f"{arch}.model_hint", "mistral")
+    writer.add_uint32(f"{arch}.layer_count", len(tensors))
+    for name, numbers in tensors.items():
+        writer.add_tensor(name, numbers)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_is_what_llama_cpp_reads_and_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    path = vector().save(tmp_path / "v.gguf")
+    reader = gguf.GGUFReader(path)
+    assert reader.get_field("general.architecture").contents() == "controlvector"
+    assert reader.get_field("controlvector.model_hint").contents() == "toy"
+    (tensor,) = reader.tensors
+    assert (tensor.name, tensor.tensor_type.name, list(tensor.shape)) == ("direction.2", "F32", [32])
+    assert tensor.data.tobytes() == vector().tensor.numpy().tobytes()
+    v = load_vector(path)
+    assert torch.equal(v.tensor, vector().tensor)
+    assert (v.layer, v.method, v.model, v.settings) == (2, "control vector", None, {"imported_from": "v.gguf"})
+
+
+def test_a_vector_of_an_unknown_model_is_written_too(tmp_path: Path) -> None:
+    v = vector(model=None, layer=30)
+    assert load_vector(v.save(tmp_path / "v.gguf")).layer == 30
+
+
+def test_layer_0_has_no_place_in_a_gguf_and_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(VectorError, match=r"layer 0: save \.safetensors"):
+        vector(layer=0).save(tmp_path / "v.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_repengs_gguf_needs_a_layer_and_lists_those_it_holds(tmp_path: Path) -> None:
+    numbers = {layer: normal(layer).numpy() for layer in (12, 1, 3)}
+    path = control_vector(tmp_path / "r.gguf", {f"direction.{layer}": row for layer, row in numbers.items()})
+    for layer, row in numbers.items():
+        v = load_vector(path, layer=layer)
+        assert v.layer == layer
+        assert v.tensor.numpy().tobytes() == row.tobytes()
+    with pytest.raises(VectorError, match=r"layers \[1, 3, 12\]: choose one with layer="):
+        load_vector(path)
+    with pytest.raises(VectorError, match=r"layers \[1, 3, 12\], none for layer 2"):
+        load_vector(path, layer=2)
+
+
+def test_half_precision_in_a_gguf_is_read_as_numbers_and_integers_are_refused(tmp_path: Path) -> None:
+    half = normal().half()
+    v = load_vector(control_vector(tmp_path / "h.gguf", {"direction.1": half.numpy()}))
+    assert torch.equal(v.tensor, half.float())
+    with pytest.raises(VectorError, match="I32"):
+        load_vector(control_vector(tmp_path / "i.gguf", {"direction.1": np.arange(32, dtype=np.int32)}))
+
+
+def test_quantised_numbers_in_a_gguf_are_not_taken_for_bytes(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "q.gguf", "controlvector")
+    packed = gguf.quantize(normal().numpy(), gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor("direction.1", packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    torch.testing.assert_close(load_vector(tmp_path / "q.gguf").tensor, normal(), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "arch", "said"),
+    [
+        ({"direction.1": np.zeros(4, np.float32)}, "llama", "GGUF of 'llama'"),
+        ({"other": np.zeros(4, np.float32)}, "controlvector", r"expected a 'controlvector' with tensors direction\.N"),
+        ({"direction.x": np.zeros(4, np.float32)}, "controlvector", "can't be read as GGUF"),
+        ({"direction.1": np.zeros((2, 4), np.float32)}, "controlvector", r"shape \(2, 4\)"),
+        ({"direction.1": np.full(4, np.nan, np.float32)}, "controlvector", "NaN"),
+    ],
+)
+def test_a_gguf_of_something_else_is_refused(tmp_path: Path, tensors: Any, arch: str, said: str) -> None:
+    with pytest.raises(VectorError, match=said):
+        load_vector(control_vector(tmp_path / "x.gguf", tensors, arch))
+
+
+def test_a_damaged_gguf_is_refused(tmp_path: Path) -> None:
+    path = vector().save(tmp_path / "v.gguf")
+    whole = path.read_bytes()
+    for content in (b"", b"GGUF", b"text" * 50, whole[:60], whole[:-64]):
+        path.write_bytes(content)
+        with pytest.raises(VectorError):
+            load_vector(path)
+
+
+def test_without_the_gguf_package_the_error_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = vector().save(tmp_path / "v.gguf")
+    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
+    for call in (lambda: load_vector(path), lambda: vector().save(path)):
+        with pytest.raises(VectorError, match=r"pip install 'steerlens\[smollm2\]'"):
+            call()
+
+
+# -- which weights ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(tiny_folder: Callable[..., Path]) -> Iterator[Callable[..., HookedTransformer]]:
+    """A tiny model of a family that a test may change."""
+
+    def load(family: str, dtype: str = "float32", **config: Any) -> HookedTransformer:
+        return load_model(tiny_folder(family, **config), dtype=dtype, device="cpu")
+
+    yield load
+    gc.collect()
+
+
+def process(model: HookedTransformer, **options: bool) -> HookedTransformer:
+    """Fold and centre with TransformerLens's own code, all of it unless options say otherwise."""
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.load_and_process_state_dict(weights, **options)
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_processed_model_has_the_same_weights_and_says_what_was_done(
+    family: str, fresh: Callable[..., HookedTransformer], tiny_models: dict[str, HookedTransformer]
+) -> None:
+    raw, folded = identify(tiny_models[family]), identify(process(fresh(family)))
+    assert raw.same_weights(folded)
+    assert folded.same_weights(raw)
+    is_layer_norm = raw.normalization == "LN"
+    assert is_layer_norm == (family in ("gpt2", "gpt_neox"))
+    assert folded.normalization == raw.normalization
+    assert raw.processing == "none"
+    assert folded.processing == ("folded, centred" if is_layer_norm else "folded")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("only", ["fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"])
+def test_each_step_of_processing_by_itself_leaves_the_identity(
+    family: str, only: str, fresh: Callable[..., HookedTransformer], tiny_models: dict[str, HookedTransformer]
+) -> None:
+    steps = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+    model = process(fresh(family), **{step: step == only for step in steps})
+    assert identify(model).same_weights(identify(tiny_models[family]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_place_processing_by_the_library_is_seen_and_leaves_the_identity(
+    family: str, fresh: Callable[..., HookedTransformer]
+) -> None:
+    model = fresh(family)
+    before = identify(model)
+    model.process_weights_()
+    after = identify(model)
+    assert after.processing != before.processing
+    assert after.same_weights(before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_the_same_weights_in_another_dtype_match_processed_or_not(
+    family: str, dtype: str, fresh: Callable[..., HookedTransformer], tiny_models: dict[str, HookedTransformer]
+) -> None:
+    rounded = fresh(family, dtype)
+    assert identify(rounded).dtype == f"torch.{dtype}"
+    assert identify(rounded).same_weights(identify(tiny_models[family]))
+    assert identify(process(rounded)).same_weights(identify(tiny_models[family]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_another_seed_has_other_weights(
+    family: str, dtype: str, fresh: Callable[..., HookedTransformer], tiny_models: dict[str, HookedTransformer]
+) -> None:
+    assert not identify(fresh(family, dtype, seed=1)).same_weights(identify(tiny_models[family]))
+
+
+def test_every_family_differs_in_weights_from_every_other(tiny_models: dict[str, HookedTransformer]) -> None:
+    # Llama and Mistral are the same weights in two configurations here.
+    identities = {family: identify(model) for family, model in tiny_models.items() if family != "mistral"}
+    for one, mine in identities.items():
+        assert [other for other, theirs in identities.items() if mine.same_weights(theirs)] == [one]
+
+
+def own_weights(model: HookedTransformer, block: int) -> dict[str, torch.Tensor]:
+    """A block's own parameters: grouped heads keep theirs as _W_K and _W_V."""
+    block_weights = {
+        **dict(model.blocks[block].attn.named_parameters()),
+        **dict(model.blocks[block].mlp.named_parameters()),
+    }
+    return {name.removeprefix("_"): weight for name, weight in block_weights.items() if "W_" in name}
+
+
+def low_rank_change(weight: torch.Tensor, seed: int) -> torch.Tensor:
+    """A random rank-one change of 1e-3 of the weight's norm."""
+    generator = torch.Generator().manual_seed(seed)
+    left = torch.randn((*weight.shape[:-1], 1), generator=generator)
+    right = torch.randn((*weight.shape[:-2], 1, weight.shape[-1]), generator=generator)
+    return 1e-3 * weight.norm() * (left @ right) / (left @ right).norm()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_small_low_rank_change_of_one_weight_of_one_block_is_noticed(
+    family: str, fresh: Callable[..., HookedTransformer]
+) -> None:
+    model = fresh(family)
+    before = identify(model)
+    names = {"W_Q", "W_K", "W_V", "W_O", "W_in", "W_out"} | ({"W_gate"} if before.normalization == "RMS" else set())
+    weights = own_weights(model, 2)
+    assert set(weights) == names
+    for name, weight in weights.items():
+        kept = weight.detach().clone()
+        noticed = []
+        for seed in range(5):
+            with torch.no_grad():
+                weight.add_(low_rank_change(weight, seed))
+            noticed.append(not identify(model).same_weights(before))
+            with torch.no_grad():
+                weight.copy_(kept)
+        assert sum(noticed) >= 4, name  # one number of each weight is looked at, and by chance it may stay
+        assert identify(model).same_weights(before)
+
+
+@pytest.mark.parametrize("name", ["embed.W_E", "unembed.W_U", "blocks.0.ln1.w", "blocks.3.ln2.w", "ln_final.w"])
+def test_a_change_of_the_embedding_or_of_a_norms_gain_is_noticed(
+    name: str, fresh: Callable[..., HookedTransformer]
+) -> None:
+    model = fresh("llama")
+    before = identify(model)
+    with torch.no_grad():
+        weight = model.get_parameter(name)
+        weight += (
+            1e-3
+            * weight.norm()
+            / math.sqrt(weight.numel())
+            * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+        )
+    assert not identify(model).same_weights(before)
+
+
+EDITS: dict[str, Callable[[torch.nn.Parameter], None]] = {
+    "in place": lambda weight: weight.requires_grad_(False).mul_(1.01 + torch.arange(weight.shape[-1]) % 2),
+    "its data in place": lambda weight: weight.data.mul_(1.01 + torch.arange(weight.shape[-1]) % 2),
+    "its data, +=": lambda weight: weight.__setattr__("data", weight.data.add_(0.1 * torch.randn_like(weight.data))),
+    "new data": lambda weight: weight.__setattr__("data", torch.randn_like(weight.data)),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_the_identity_is_computed_anew_after_an_edit_and_not_before(
+    edit: str, fresh: Callable[..., HookedTransformer]
+) -> None:
+    model = fresh("llama")
+    before = identify(model)
+    assert identify(model) is before
+    model.run_with_cache(torch.tensor([[1, 2, 3]]))
+    assert identify(model) is before
+    EDITS[edit](model.blocks[1].mlp.W_out)
+    assert not identify(model).same_weights(before)
+
+
+def test_a_replaced_parameter_is_noticed(fresh: Callable[..., HookedTransformer]) -> None:
+    model = fresh("gpt2")
+    before = identify(model)
+    model.blocks[0].attn.W_O = torch.nn.Parameter(torch.randn_like(model.blocks[0].attn.W_O), requires_grad=False)
+    assert not identify(model).same_weights(before)
+
+
+def test_models_that_were_identified_are_known_while_they_live(fresh: Callable[..., HookedTransformer]) -> None:
+    model = fresh("gpt2")
+    identify(model)
+    assert any(known is model for known in living_models())
+    count = len(living_models())
+    del model
+    gc.collect()
+    assert len(living_models()) < count
+
+
+def test_another_width_or_depth_is_another_model() -> None:
+    assert IDENTITY.same_weights(dataclasses.replace(IDENTITY, name="renamed", processing="folded"))
+    for changes in (
+        {"d_model": 16},
+        {"n_layers": 2},
+        {"fingerprint": (0.1,)},
+        {"fingerprint": (0.1, -1 / 3, math.nan)},
+    ):
+        assert not IDENTITY.same_weights(dataclasses.replace(IDENTITY, **changes))  # type: ignore[arg-type]
+
+
+def test_a_vector_error_is_ours() -> None:
+    assert issubclass(VectorError, SteerLensError)
+    assert issubclass(VectorError, ValueError)
