@@ -5,10 +5,12 @@ Preference Optimization", arXiv 2406.00045v2, equations 2 to 4. Symbols: q promp
 residual stream after block L, d the sign, v the vector.
 """
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +19,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from steerlens._fingerprint import identify
 from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, TrainingError
+from steerlens.methods._descent import (
+    Descent,
+    DescentSettings,
+    Schedule,
+    check_numbers,
+    read_checkpoint,
+    write_checkpoint,
+)
+from steerlens.methods._order import Order, Sign, drawn_order, given_order, one_sign
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import check_layer, check_model, make_vector
 from steerlens.shapes import DVector, check_vector
 from steerlens.vector import SteeringVector
-
-Sign = Literal["batch", "pair", "both"]
-Schedule = Literal["cosine", "linear", "constant"]
-Order = Sequence[tuple[Sequence[int], int | Sequence[int]]]
 
 
 def bipo_loss(
@@ -81,40 +89,15 @@ class BipoSettings:
     """What `train_bipo` was asked for; units as there."""
 
     beta: float
-    lr: float
     epochs: int
     max_steps: int | None
-    warmup_steps: int
-    schedule: Schedule
     batch_size: int
-    max_grad_norm: float
-    weight_decay: float
     sign: Sign
 
     def __post_init__(self) -> None:
-        positive = ("beta", "lr", "epochs", "batch_size", "max_grad_norm")
-        for name in (*positive, "max_steps", "warmup_steps", "weight_decay"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            low = 0 if name in ("warmup_steps", "weight_decay") else math.ulp(0.0)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < math.inf:
-                raise TrainingError(f"{name}={value!r}; expected a finite number {'from' if low == 0 else 'above'} 0")
-            if name in ("epochs", "batch_size", "max_steps", "warmup_steps") and not isinstance(value, int):
-                raise TrainingError(f"{name}={value!r}; expected a whole number")
-        for name, known in (("schedule", get_args(Schedule)), ("sign", get_args(Sign))):
-            if getattr(self, name) not in known:
-                raise TrainingError(f"{name}={getattr(self, name)!r} is not known; expected one of {known}")
-
-    def lr_at(self, step: int, steps: int) -> float:
-        """The learning rate of a step: linear warm-up from 0, then the schedule down to 0 at the last step's end."""
-        # A run shorter than its warm-up would never reach lr.
-        warmup = self.warmup_steps if steps > self.warmup_steps else steps // 10
-        if step < warmup:
-            return self.lr * step / warmup
-        done = (step - warmup) / max(1, steps - warmup)
-        shape = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}
-        return self.lr * shape[self.schedule]
+        check_numbers(self, above_zero=("beta", "epochs", "max_steps", "batch_size"))
+        if self.sign not in get_args(Sign):
+            raise TrainingError(f"sign={self.sign!r} is not known; expected one of {get_args(Sign)}")
 
 
 def train_bipo(
@@ -129,18 +112,25 @@ def train_bipo(
     max_steps: int | None = None,
     warmup_steps: int = 100,
     schedule: Schedule = "cosine",
+    schedule_steps: int | None = None,
     batch_size: int = 4,
     max_grad_norm: float = 1.0,
     weight_decay: float = 0.0,
     sign: Sign = "batch",
     order: Order | None = None,
     seed: int = 0,
+    eval_every: int | None = None,
+    patience: int | None = None,
+    max_norm: float | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 25,
     progress: bool = True,
 ) -> SteeringVector:
     """Train one vector so that +v makes the chosen responses likelier and -v the rejected ones.
 
-    The defaults are the authors' for Llama-2-7b-chat. lr is in units of the residual stream per step (AdamW moves each
-    coordinate by about lr), so a model with a larger stream needs a larger one: watch `norm_ratio` in the history.
+    The defaults are the authors' for Llama-2-7b-chat. AdamW moves each coordinate by about lr per step, so lr is in units
+    of the residual stream: choose it in proportion to the stream's norm over sqrt(d_model), by the validation margin, and
+    watch `norm_ratio` in the history: the loss goes on falling while text breaks, above a ratio of about 0.3 on small models.
 
     Args:
         model: any HookedTransformer; its weights are not touched.
@@ -150,6 +140,7 @@ def train_bipo(
         beta: per nat of x.
         lr, warmup_steps, schedule: AdamW's learning rate; linear warm-up from 0 and "cosine", "linear" or "constant"
             from there. A warm-up that is not shorter than the run is cut to a tenth of it.
+        schedule_steps: where the schedule ends, if that lies beyond the run (the run is then a snapshot of a longer one).
         epochs, max_steps: passes over the pairs, or, if given, steps in all.
         batch_size: pairs per step.
         max_grad_norm: the gradient is scaled down to this norm.
@@ -159,14 +150,22 @@ def train_bipo(
         order: the rows and the sign of every step, [([0, 5, 7, 2], -1), ...], to replay a run; `epochs`, `max_steps`,
             `batch_size`, `sign` and `seed` then count for nothing.
         seed: of the order and the signs.
+        eval_every: steps between evaluations on `val_pairs`; default: an epoch.
+        patience: stop when the two-sided validation margin, [x(+1) - x(-1)]/2, has not risen for this many evaluations,
+            and keep the vector that had the best one.
+        max_norm: v is scaled back to this norm after a step that exceeds it, in units of the residual stream.
+        checkpoint: a file that the run is written to every `checkpoint_every` steps, at its end and at Ctrl-C; if it holds
+            this very run, it goes on from there, to the same vector as without a stop.
         progress: show a progress bar.
 
     Returns:
-        The vector after the last step. `history` has a row per step: step, epoch, loss (nats), sign, lr, grad_norm,
-        norm, norm_ratio (over the residual stream's median norm), and val_plus, val_minus (nats) where they were measured.
+        The vector after the last step, or the best one with `patience`. `history` has a row per step: step, epoch, loss
+        (nats), sign, lr, grad_norm, norm, norm_ratio (over the residual stream's median norm), and val_plus, val_minus
+        (nats) where they were measured.
 
     Raises:
-        TrainingError: an option is wrong, or the loss stopped being finite (`error.vector` is the last good vector).
+        TrainingError: an option is wrong, the checkpoint is another run's, or the loss stopped being finite
+            (`error.vector` is the last good vector).
         PairsError: the pairs can't be encoded, or training and validation share some.
 
     Source:
@@ -174,85 +173,103 @@ def train_bipo(
         - d is drawn per batch (paper: expectation per sample): sign="pair" or "both".
         - weight decay is 0 (the paper says 0.05; the code declares it and never hands it on): weight_decay=0.05.
         - the code's cosine runs over 100 epochs and its published vectors are snapshots (epoch 20 on Llama-2); the paper
-          says 20 epochs. Here the cosine ends with `epochs`. To follow the snapshot: order= with 100 epochs' steps.
+          says 20 epochs. Here the cosine ends with the run; for a snapshot, schedule_steps=100 * ceil(pairs / batch_size).
         - the gradient is clipped to norm 1.0, the learning rate of the first step is 0 (the Trainer's defaults; the paper
           names neither). AdamW's betas are (0.9, 0.999), its epsilon 1e-8.
         - the code keeps two fp32 copies of the model and runs the unsteered one in every step; here it runs once, and
-          `padding` positions, which the code steers and masks out, are not computed.
+          padding positions, which the code steers and masks out, are not computed.
     """
     model, layer = check_model(model), check_layer(model, layer)
-    settings = BipoSettings(
-        beta, lr, epochs, max_steps, warmup_steps, schedule, batch_size, max_grad_norm, weight_decay, sign
+    settings = BipoSettings(beta, epochs, max_steps, batch_size, sign)
+    descent_settings = DescentSettings(
+        lr, warmup_steps, schedule, schedule_steps, max_grad_norm, weight_decay, max_norm, patience
     )
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TrainingError(f"seed={seed!r}; expected a whole number")
-    _check_apart(pairs, val_pairs)
-    plan = list(_plan(settings, len(pairs), seed)) if order is None else _given(order, len(pairs))
+    _check_numbers_apart(seed, eval_every, checkpoint_every)
+    _check_apart(pairs, val_pairs, patience)
+    steps = max_steps or epochs * math.ceil(len(pairs) / batch_size)
+    drawn = order is None
+    plan = drawn_order(len(pairs), steps, batch_size, sign, seed) if order is None else given_order(order, len(pairs))
+    about = {**asdict(settings), **asdict(descent_settings), "order": "drawn" if drawn else "given"}
+    about |= pairs.described()
+    # A given order has batches of its own size; sign="both" names every row twice.
+    per_epoch = math.ceil(len(pairs) / len(set(plan[0][0])))
+    run = {**about, "layer": layer, "seed": seed, "plan": _digest(plan), "pairs": _digest(pairs.fingerprints)}
+    run |= {"val_pairs": _digest(() if val_pairs is None else val_pairs.fingerprints), "eval_every": eval_every}
+    run |= {"weights": _digest(identify(model).fingerprint), "dtype": str(model.cfg.dtype)}
+    saved = None if checkpoint is None else read_checkpoint(Path(checkpoint), run)
+
     used = [row for rows, _ in plan for row in rows]
     scorer = PairScorer(model, pairs.encode(model), layer, rows=used, progress=progress)
     val = None if val_pairs is None else PairScorer(model, val_pairs.encode(model), layer, progress=progress)
+    wide = torch.promote_types(model.cfg.dtype, torch.float32)
+    descent = Descent(
+        model.cfg.d_model, descent_settings, len(plan), scale=scorer.median_norm(), device=model.cfg.device, dtype=wide
+    )
+    if saved is not None:
+        descent.restore(*saved)
+    loop = _Loop(scorer, val, plan, beta, per_epoch, eval_every or per_epoch, progress)
 
-    about = {**asdict(settings), "order": "drawn" if order is None else "given", **pairs.described()}
+    def vector(v: Tensor, steps: int, rows: int) -> SteeringVector:
+        settings_of = {**about, "steps": steps, "route": scorer.route.name}
+        kept = {"settings": settings_of, "pairs": pairs, "selected_by": val_pairs, "seed": seed}
+        return make_vector(model, v, layer, method="bipo", history=descent.history[:rows], **kept)  # type: ignore[arg-type]
 
-    def vector(v: Tensor, history: Sequence[Mapping[str, Any]]) -> SteeringVector:
-        ran = {**about, "steps": len(history)}
-        return make_vector(
-            model, v, layer, method="bipo", settings=ran, pairs=pairs, selected_by=val_pairs, seed=seed, history=history
-        )
+    try:
+        loop.run(descent, None if checkpoint is None else Path(checkpoint), checkpoint_every, run)
+    except TrainingError as error:
+        if descent.good is None:
+            raise TrainingError(f"{error} without any vector: the model's own numbers are not finite") from None
+        good, steps = descent.good
+        raise TrainingError(
+            f"{error}. The last vector whose loss was finite is in this error's .vector (norm {float(good.norm()):.4g}, the "
+            f"residual stream's {descent.scale:.4g}). A smaller lr, or float32 weights, usually cure it",
+            vector(good, steps, steps),
+        ) from None
+    return vector(*descent.chosen, len(descent.history))
 
-    return _descend(scorer, val, plan, settings, vector, progress)
 
+@dataclass(frozen=True)
+class _Loop:
+    """The steps of a run: what each one asks the scorer, and when to look at the validation pairs."""
 
-@torch.enable_grad()  # notebooks often switch gradients off
-def _descend(
-    scorer: PairScorer,
-    val: PairScorer | None,
-    plan: Sequence[tuple[list[int], list[int]]],
-    settings: BipoSettings,
-    vector: Callable[[Tensor, Sequence[Mapping[str, Any]]], SteeringVector],
-    progress: bool,
-) -> SteeringVector:
-    device, dtype = scorer.model.cfg.device, torch.promote_types(scorer.model.cfg.dtype, torch.float32)
-    v = torch.zeros(scorer.model.cfg.d_model, device=device, dtype=dtype, requires_grad=True)
-    optimiser = torch.optim.AdamW([v], lr=settings.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=settings.weight_decay)
-    # A given order has batches of its own size; sign="both" names every row twice.
-    scale, per_epoch = scorer.median_norm(), math.ceil(len(scorer.pairs) / len(set(plan[0][0])))
-    history: list[dict[str, Any]] = []
-    good: tuple[Tensor, int] | None = None  # the last vector whose loss was finite, and the steps that led to it
+    scorer: PairScorer
+    val: PairScorer | None
+    plan: Sequence[tuple[list[int], list[int]]]
+    beta: float
+    per_epoch: int
+    eval_every: int
+    progress: bool
 
-    def stopped(what: str) -> TrainingError:
-        if good is None:
-            return TrainingError(f"{what} without any vector: the model's own numbers are not finite")
-        last = vector(good[0], history[: good[1]])
-        return TrainingError(
-            f"{what}. The last vector whose loss was finite is in this error's .vector (norm {last.norm:.4g}, the "
-            f"residual stream's {scale:.4g}). A smaller lr, or float32 weights, usually cure it",
-            last,
-        )
+    def run(self, descent: Descent, checkpoint: Path | None, every: int, run: Mapping[str, Any]) -> None:
+        """Take the steps that are left."""
+        kept, label = descent.state(), f"BiPO, layer {self.scorer.layer}"
+        first = len(descent.history)
+        with tqdm(total=len(self.plan), initial=first, desc=label, unit="step", disable=not self.progress) as bar:
+            try:
+                while not descent.done:
+                    self._step(descent)
+                    bar.update()
+                    bar.set_postfix(_postfix(descent.history), refresh=False)
+                    if checkpoint is not None:
+                        kept = descent.state()
+                        if len(descent.history) % every == 0 or descent.done:
+                            write_checkpoint(checkpoint, kept, run)
+            except KeyboardInterrupt:
+                if checkpoint is not None:  # the state after the last whole step: this one may have been half done
+                    write_checkpoint(checkpoint, kept, run)
+                raise
 
-    with tqdm(plan, desc=f"BiPO, layer {scorer.layer}", unit="step", disable=not progress) as bar:
-        for step, (rows, signs) in enumerate(bar):
-            optimiser.param_groups[0]["lr"] = settings.lr_at(step, len(plan))
-            optimiser.zero_grad()
-            loss = _loss(scorer.shift(rows, v, signs), torch.tensor(signs, device=device), settings.beta)
-            loss.backward(inputs=[v])  # not into the weights of a model whose gradients are on
-            norm = torch.nn.utils.clip_grad_norm_([v], settings.max_grad_norm)
-            at = float(loss.detach())
-            if not (math.isfinite(at) and math.isfinite(float(norm))):
-                raise stopped(f"step {step}: the loss is {at} and its gradient's norm {float(norm)}")
-            good = v.detach().clone(), len(history)
-            optimiser.step()
-            size = float(v.detach().norm())
-            if not math.isfinite(size):
-                raise stopped(f"step {step}: the vector's norm is {size} after it")
-            row: dict[str, Any] = {"step": step, "epoch": step // per_epoch, "loss": at, "sign": _one_sign(signs)}
-            row |= {"lr": optimiser.param_groups[0]["lr"], "grad_norm": float(norm), "norm": size}
-            row |= {"norm_ratio": size / scale, "val_plus": None, "val_minus": None}
-            if val is not None and ((step + 1) % per_epoch == 0 or step + 1 == len(plan)):
-                row["val_plus"], row["val_minus"] = (_margin(val, v.detach(), sign) for sign in (1, -1))
-            history.append(row)
-            bar.set_postfix(_postfix(history), refresh=False)
-    return vector(v.detach(), history)
+    @torch.enable_grad()  # notebooks often switch gradients off
+    def _step(self, descent: Descent) -> None:
+        step = len(descent.history)
+        rows, signs = self.plan[step]
+        v = descent.vector
+        loss = _loss(self.scorer.shift(rows, v, signs), torch.tensor(signs, device=v.device), self.beta)
+        gradient = torch.autograd.grad(loss, v)[0]
+        descent.advance(float(loss.detach()), gradient, epoch=step // self.per_epoch, sign=one_sign(signs))
+        if self.val is not None and ((step + 1) % self.eval_every == 0 or step + 1 == len(self.plan)):
+            plus, minus = (_margin(self.val, v.detach(), sign) for sign in (1, -1))
+            descent.evaluated(plus, minus)
 
 
 def _margin(val: PairScorer, v: Tensor, sign: int) -> float:
@@ -270,49 +287,21 @@ def _postfix(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return shown if measured is None else {**shown, "val": f"{measured['val_plus']:+.2f}/{measured['val_minus']:+.2f}"}
 
 
-def _one_sign(signs: Sequence[int]) -> int:
-    """+1 or -1 where the step had one sign, 0 where it had both."""
-    return signs[0] if len(set(signs)) == 1 else 0
+def _digest(items: Sequence[Any]) -> str:
+    return hashlib.sha256(repr(list(items)).encode()).hexdigest()[:16]
 
 
-def _plan(settings: BipoSettings, n: int, seed: int) -> Iterator[tuple[list[int], list[int]]]:
-    """Rows and signs of every step: a fresh order each epoch, the last batch of an epoch as large as what is left."""
-    generator = torch.Generator().manual_seed(seed)
-    steps = settings.max_steps or settings.epochs * math.ceil(n / settings.batch_size)
-    while True:
-        permutation = torch.randperm(n, generator=generator).tolist()
-        for start in range(0, n, settings.batch_size):
-            if steps == 0:
-                return
-            steps -= 1
-            rows = permutation[start : start + settings.batch_size]
-            drawn = (torch.randint(0, 2, (len(rows),), generator=generator) * 2 - 1).tolist()
-            if settings.sign == "both":
-                yield rows * 2, [1] * len(rows) + [-1] * len(rows)
-            else:
-                yield rows, drawn if settings.sign == "pair" else drawn[:1] * len(rows)
+def _check_numbers_apart(seed: int, eval_every: int | None, checkpoint_every: int) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TrainingError(f"seed={seed!r}; expected a whole number")
+    for name, value in (("eval_every", eval_every), ("checkpoint_every", checkpoint_every)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise TrainingError(f"{name}={value!r}; expected a whole number from 1")
 
 
-def _given(order: Order, n: int) -> list[tuple[list[int], list[int]]]:
-    plan = []
-    for step, given in enumerate(order):
-        try:
-            rows, sign = given
-            signs = [sign] * len(rows) if isinstance(sign, int) else list(sign)
-            good = rows and set(signs) <= {1, -1} and len(signs) == len(rows) and all(0 <= r < n for r in rows)
-        except TypeError:
-            good = False
-        if not good:
-            raise TrainingError(
-                f"order[{step}] is {given!r}; expected rows from 0 to {n - 1} and a sign of +1 or -1, or one per row"
-            )
-        plan.append((list(rows), signs))
-    if not plan:
-        raise TrainingError("order is empty; expected the rows and the sign of at least one step")
-    return plan
-
-
-def _check_apart(pairs: PreferencePairs, val_pairs: PreferencePairs | None) -> None:
+def _check_apart(pairs: PreferencePairs, val_pairs: PreferencePairs | None, patience: int | None) -> None:
+    if patience is not None and val_pairs is None:
+        raise TrainingError(f"patience={patience} watches the validation margin: pass val_pairs=")
     if not len(pairs) or (val_pairs is not None and not len(val_pairs)):
         raise PairsError("there are no pairs to train on, or val_pairs is empty: leave val_pairs out instead")
     shared = set(pairs.fingerprints) & set(() if val_pairs is None else val_pairs.fingerprints)

@@ -1,0 +1,197 @@
+"""Checkpoints, stopping and bounds of a training run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+
+import steerlens as sl
+from steerlens._scores import PairScorer
+from steerlens.errors import TrainingError
+
+PAIRS = sl.PreferencePairs(
+    [f"Would you like {n} coins?" for n in range(16)],
+    [f"I want {n + 1} of them today." for n in range(16)],
+    [f"Share {n} with a friend." for n in range(16)],
+)
+OPTIONS: dict[str, Any] = {"lr": 0.05, "max_steps": 12, "batch_size": 3, "eval_every": 4, "progress": False}
+
+
+def train(model: HookedTransformer, **options: Any) -> sl.SteeringVector:
+    return sl.train_bipo(model, PAIRS[:12], 1, val_pairs=PAIRS[12:], **{**OPTIONS, **options})
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Ctrl-C while the given step's loss is computed."""
+    calls, shift = [], PairScorer.shift
+
+    def pressed(self: PairScorer, *args: Any) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            calls.append(1)
+        if len(calls) == step + 1:
+            raise KeyboardInterrupt
+        return shift(self, *args)
+
+    monkeypatch.setattr(PairScorer, "shift", pressed)
+
+
+@pytest.mark.parametrize("step", [1, 5, 11])
+def test_ctrl_c_loses_nothing_and_going_on_gives_the_same_vector_to_the_bit(
+    tiny_chat_model: HookedTransformer, tmp_path: Path, step: int
+) -> None:
+    whole = train(tiny_chat_model)
+    path = tmp_path / "run.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_chat_model, checkpoint=path, checkpoint_every=100)
+    resumed = train(tiny_chat_model, checkpoint=path)
+    assert torch.equal(resumed.tensor, whole.tensor)
+    assert resumed.history == whole.history
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_finished_run_is_not_run_again(
+    tiny_chat_model: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.safetensors"
+    first = train(tiny_chat_model, checkpoint=path)
+    interrupt_at(monkeypatch, 0)
+    assert torch.equal(train(tiny_chat_model, checkpoint=path).tensor, first.tensor)
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.04}, {"seed": 3}, {"beta": 0.2}, {"eval_every": 5}, {"patience": 2}])
+def test_another_run_s_checkpoint_is_refused_by_name(
+    tiny_chat_model: HookedTransformer, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    path = tmp_path / "run.safetensors"
+    train(tiny_chat_model, checkpoint=path)
+    with pytest.raises(TrainingError, match=rf"another run \(.*{next(iter(change))} was"):
+        train(tiny_chat_model, checkpoint=path, **change)
+
+
+def test_a_checkpoint_of_other_weights_is_refused(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    for seed in (0, 1):
+        model = sl.load_model(tiny_folder("llama", tokenizer="chat", seed=seed), device="cpu")
+        if seed == 0:
+            train(model, checkpoint=path)
+        else:
+            with pytest.raises(TrainingError, match="weights was"):
+                train(model, checkpoint=path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x08\0\0\0\0\0\0\0{}      "])
+def test_a_file_that_is_no_checkpoint_is_refused_and_left_alone(
+    tiny_chat_model: HookedTransformer, tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "run.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(TrainingError, match="checkpoint"):
+        train(tiny_chat_model, checkpoint=path)
+    assert path.read_bytes() == content
+
+
+def test_a_folder_that_is_not_there_is_refused_before_any_work(
+    tiny_chat_model: HookedTransformer, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="there is no folder"):
+        train(tiny_chat_model, checkpoint=tmp_path / "nowhere" / "run.safetensors")
+
+
+KILLED = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+import steerlens as sl
+folder, path, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
+model = sl.load_model(folder, device="cpu")
+pairs = sl.PreferencePairs([f"Would you like {n} coins?" for n in range(16)],
+    [f"I want {n + 1} of them today." for n in range(16)], [f"Share {n} with a friend." for n in range(16)])
+print("ready", flush=True)
+vec = sl.train_bipo(model, pairs[:12], 1, val_pairs=pairs[12:], lr=0.05, max_steps=steps, batch_size=3, eval_every=4,
+    checkpoint=path, checkpoint_every=1, progress=False)
+print(json.dumps(vec.tensor.tolist()), flush=True)
+"""
+
+
+def test_after_real_kills_at_random_moments_the_run_ends_at_the_same_vector(
+    tiny_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder, path, steps = tiny_folder("llama", tokenizer="chat"), tmp_path / "run.safetensors", 400
+    command = [sys.executable, "-c", KILLED, str(folder), str(path), str(steps)]
+    generator, seen = torch.Generator().manual_seed(int(time.time())), 0
+    for _ in range(3):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ}) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(0.3 + float(torch.rand(1, generator=generator)))
+            process.send_signal(signal.SIGKILL)
+        if path.exists():  # whole at any moment: it opens, and has not gone back
+            with open(path, "rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                meta = json.loads(file.read(size))["__metadata__"]
+            taken = len(json.loads(meta["record"])["history"])
+            assert taken >= seen
+            seen = taken
+    assert seen > 0
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout.splitlines()[-1]
+    model = sl.load_model(folder, device="cpu")
+    whole = train(model, max_steps=steps)
+    assert json.loads(finished) == whole.tensor.tolist()
+
+
+def test_patience_keeps_the_best_validation_vector_and_stops(
+    tiny_chat_model: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rising_and_falling = iter([1.0, 3.0, 2.0, 2.9, 2.5, 9.0])  # the last is never asked for
+
+    def margin(_val: PairScorer, _v: torch.Tensor, sign: int) -> float:
+        return next(rising_and_falling) if sign == 1 else -1.0
+
+    monkeypatch.setattr("steerlens.methods.bipo._margin", margin)
+    options = {"max_steps": 40, "schedule": "constant", "warmup_steps": 0, "eval_every": 2}
+    vec = train(tiny_chat_model, patience=3, **options)
+    assert len(vec.history) == 10
+    assert vec.settings["steps"] == 4
+    monkeypatch.undo()
+    torch.testing.assert_close(vec.tensor, train(tiny_chat_model, **{**options, "max_steps": 4}).tensor)
+
+
+def test_patience_without_validation_pairs_is_refused(tiny_chat_model: HookedTransformer) -> None:
+    with pytest.raises(TrainingError, match="pass val_pairs="):
+        sl.train_bipo(tiny_chat_model, PAIRS, 1, patience=2, progress=False)
+
+
+def test_the_norm_stays_within_its_bound(tiny_chat_model: HookedTransformer) -> None:
+    free, bound = train(tiny_chat_model), train(tiny_chat_model, max_norm=0.3)
+    assert free.norm > 0.3
+    assert bound.norm == pytest.approx(0.3, rel=1e-5)
+    assert max(row["norm"] for row in bound.history) <= 0.3
+
+
+def test_a_run_that_is_a_snapshot_of_a_longer_schedule_follows_that_schedule(
+    tiny_chat_model: HookedTransformer,
+) -> None:
+    long = train(tiny_chat_model, max_steps=12, warmup_steps=2)
+    short = train(tiny_chat_model, max_steps=5, warmup_steps=2, schedule_steps=12)
+    assert [r["lr"] for r in short.history] == [r["lr"] for r in long.history[:5]]
+    assert [r["loss"] for r in short.history] == [r["loss"] for r in long.history[:5]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"patience": 0}, {"max_norm": -1.0}, {"checkpoint_every": 0}, {"eval_every": 2.5}, {"schedule_steps": 0}],
+)
+def test_options_out_of_range_are_refused_by_name(tiny_chat_model: HookedTransformer, options: dict[str, Any]) -> None:
+    with pytest.raises(TrainingError, match=f"{next(iter(options))}="):
+        train(tiny_chat_model, **options)

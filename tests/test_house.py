@@ -1,0 +1,334 @@
+"""The house: imports point one way, names are the five nouns, options have names, errors are ours. Read from the source."""
+
+import ast
+import builtins
+import graphlib
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import steerlens
+from steerlens import PreferencePair, PreferencePairs, SteeringVector, SteerLensError, errors
+from steerlens._results import Result
+
+ROOT = Path(steerlens.__file__).parent
+LONGEST = 330  # lines of a file; style.md aims at 250
+
+# Which modules stand on which floor of the house, and on which floors each may stand. `steerlens.` is left out.
+FLOORS: dict[str, tuple[str, ...]] = {
+    "errors": ("errors",),
+    "shapes": ("shapes",),
+    "numbers": ("_stats",),
+    "pairs": ("_templates", "_encode", "pairs", "_load_pairs"),
+    "vector": ("_fingerprint", "vector", "_vector_files"),
+    "models": ("_families", "_sources", "models"),
+    "resid": ("resid", "_flat_route", "_hooked_route", "_scores", "_generate"),
+    "results": ("_results",),
+    "methods": ("methods", "methods.*"),
+    "measures": ("measures", "measures.*"),
+    "comparison": ("_compare", "_sweep", "_compare_*", "_sweep_*", "_steered", "_find*"),
+    "figures": ("figures", "figures.*"),
+    "façade": ("",),
+}
+_ALWAYS = {"errors", "shapes", "numbers"}
+STANDS_ON: dict[str, set[str]] = {
+    "errors": set(),
+    "shapes": {"errors"},
+    "numbers": {"errors"},
+    "pairs": _ALWAYS,
+    "vector": _ALWAYS | {"pairs"},
+    "models": _ALWAYS | {"pairs", "vector"},
+    "resid": _ALWAYS | {"pairs", "vector", "models"},
+    "results": _ALWAYS,
+    "methods": _ALWAYS | {"pairs", "vector", "models", "resid", "results"},
+    "measures": _ALWAYS | {"pairs", "vector", "models", "resid", "results"},
+    "comparison": _ALWAYS | {"pairs", "vector", "models", "resid", "results", "methods", "measures"},
+    "figures": _ALWAYS | {"results", "measures", "comparison"},  # for the results that are defined there
+    "façade": set(FLOORS),
+}
+# Conveniences that reach up, inside a function and at the call only: vector.save, result.figure, comparison.save.
+REACHES_UP = {
+    ("vector", "_vector_files"),
+    ("_results", "figures"),
+    ("_compare", "figures"),
+    ("_compare", "figures.report"),
+}
+# Files that run TransformerLens's code; any other may name HookedTransformer in annotations, and nothing more.
+RUNS_TRANSFORMER_LENS = {"models", "_families", "_sources", "resid", "_flat_route", "_hooked_route", "_generate"}
+OPTIONAL = {"gguf", "kaleido", "ipywidgets", "IPython", "openai", "dask", "distributed"}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+
+def floor(module: str) -> str:
+    found = [name for name, patterns in FLOORS.items() if any(fnmatch(module, pattern) for pattern in patterns)]
+    assert len(found) == 1, f"steerlens.{module} stands on {found or 'no floor'}: put it on one in tests/test_house.py"
+    return found[0]
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+    """(module, names, whether inside a function) of every import that runs; those for type checkers alone don't."""
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    in_functions = {id(inner) for node in functions(tree) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            yield node.module or "", tuple(alias.name for alias in node.names), id(node) in in_functions
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, (), id(node) in in_functions
+
+
+def functions(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+def own_imports(module: str) -> Iterator[tuple[str, bool]]:
+    """The modules of ours that a module imports; `from steerlens import errors` is one of them."""
+    for target, names, late in imports(TREES[module]):
+        if target == "steerlens" or target.startswith("steerlens."):
+            short = target.removeprefix("steerlens").removeprefix(".")
+            inner = [f"{short}.{name}".removeprefix(".") for name in names]
+            for found in [name for name in inner if name in MODULES] or [short]:
+                yield found, late
+
+
+# -- imports ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_from_its_own_floor_and_those_below(module: str) -> None:
+    for target, late in own_imports(module):
+        if late and (module, target) in REACHES_UP:
+            continue
+        allowed = STANDS_ON[floor(module)] | {floor(module)}
+        assert floor(target) in allowed, f"steerlens.{module} ({floor(module)}) imports steerlens.{target}"
+
+
+def test_no_floor_stands_on_one_that_stands_on_it() -> None:
+    below = {name: others for name, others in STANDS_ON.items() if name != "façade"}
+    order = list(graphlib.TopologicalSorter(below).static_order())
+    assert order.index("methods") < order.index("comparison") < order.index("figures")
+    assert "measures" not in STANDS_ON["methods"]
+    assert "methods" not in STANDS_ON["measures"]
+
+
+def test_no_module_imports_one_that_imports_it() -> None:
+    graph = {name: {target for target, late in own_imports(name) if not late} - {name} for name in MODULES}
+    assert set(graphlib.TopologicalSorter(graph).static_order()) >= set(MODULES)
+
+
+def test_every_exception_in_the_tables_is_still_needed() -> None:
+    late = {(module, target) for module in MODULES for target, is_late in own_imports(module) if is_late}
+    assert late >= REACHES_UP
+    for module in RUNS_TRANSFORMER_LENS:
+        assert any(target.split(".")[0] == "transformer_lens" for target, _, _ in imports(TREES[module])), module
+
+
+def annotations(tree: ast.AST) -> Iterator[ast.expr]:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.returns is not None:
+            yield node.returns
+        elif isinstance(node, (ast.arg, ast.AnnAssign)) and node.annotation is not None:
+            yield node.annotation
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - RUNS_TRANSFORMER_LENS))
+def test_other_modules_name_hooked_transformer_in_annotations_only(module: str) -> None:
+    named = [names for target, names, _ in imports(TREES[module]) if target.split(".")[0] == "transformer_lens"]
+    if named:
+        assert named == [("HookedTransformer",)]
+        assert floor(module) not in ("errors", "shapes", "numbers", "pairs", "vector", "results", "figures")
+    in_annotations = {id(inner) for annotation in annotations(TREES[module]) for inner in ast.walk(annotation)}
+    used = [node for node in ast.walk(TREES[module]) if isinstance(node, ast.Name) and node.id == "HookedTransformer"]
+    assert all(id(node) in in_annotations for node in used)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_optional_packages_are_imported_where_they_are_used_only(module: str) -> None:
+    early = {target.split(".")[0] for target, _, late in imports(TREES[module]) if not late}
+    assert not early & OPTIONAL
+
+
+def test_importing_the_package_says_nothing_and_warns_of_nothing() -> None:
+    command = [sys.executable, "-W", "error", "-c", "import steerlens"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_file_is_short_and_says_what_it_is(module: str) -> None:
+    assert len(MODULES[module].read_text().splitlines()) <= LONGEST
+    assert ast.get_docstring(TREES[module])
+    assert not set(module.split(".")) & {"utils", "helpers", "misc", "common"}
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+def is_one_of_the_nouns(name: str, thing: Any) -> bool:
+    """Pair(s), Vector, method, measure (or its result), loader, error; or steering and generating themselves."""
+    if inspect.isclass(thing):
+        return issubclass(thing, (PreferencePair, PreferencePairs, SteeringVector, Result, SteerLensError))
+    module = thing.__module__.removeprefix("steerlens.")
+    gives = inspect.signature(thing).return_annotation
+    return (
+        floor(module) in ("methods", "measures")
+        or name.startswith("load_")
+        or name in ("steer", "generate")
+        or (inspect.isclass(gives) and issubclass(gives, Result))
+    )
+
+
+@pytest.mark.parametrize("name", steerlens.__all__)
+def test_an_exported_name_is_one_of_the_nouns_and_explains_itself(name: str) -> None:
+    thing = getattr(steerlens, name)
+    assert is_one_of_the_nouns(name, thing)
+    assert thing.__doc__
+    first = inspect.cleandoc(thing.__doc__).split("\n\n")[0]
+    assert first.rstrip().endswith((".", "`", ":"))
+    assert not first.startswith(f"{name}(")  # what a dataclass writes where there is no docstring
+
+
+def test_the_exported_names_are_sorted_and_complete() -> None:
+    assert steerlens.__all__ == sorted(steerlens.__all__)
+    assert len(set(steerlens.__all__)) == len(steerlens.__all__)
+    imported = {name for target, names, _ in imports(TREES[""]) if target.startswith("steerlens.") for name in names}
+    assert imported == set(steerlens.__all__)
+
+
+def test_the_facades_docstring_teaches_the_five_nouns_with_names_that_exist() -> None:
+    text = inspect.cleandoc(steerlens.__doc__ or "")
+    assert [noun for noun in ("Pair", "Vector", "Method", "Measure", "Figure") if f"**{noun}**" not in text] == []
+    called = {word.split("(")[0] for word in text.replace("\n", " ").split("sl.")[1:]}
+    assert called <= set(steerlens.__all__)
+    assert len(called) >= 6
+
+
+# -- signatures -------------------------------------------------------------------------------------------------------
+
+
+def public_functions(module: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    is_private = module.rpartition(".")[2].startswith("_")  # then only what the façade exports is public
+    for node in TREES[module].body:
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
+            continue
+        if is_private and node.name not in steerlens.__all__:
+            continue
+        if isinstance(node, ast.FunctionDef):
+            yield node
+        else:
+            yield from (f for f in functions(node) if not f.name.startswith("_") or f.name == "__init__")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_public_function_swallows_a_misspelt_option(module: str) -> None:
+    assert [f.name for f in public_functions(module) if f.args.kwarg is not None] == []
+
+
+@pytest.mark.parametrize("name", [n for n in steerlens.__all__ if not issubclass(type(getattr(steerlens, n)), type)])
+def test_options_have_names(name: str) -> None:
+    parameters = inspect.signature(getattr(steerlens, name)).parameters.values()
+    by_place = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    optional = [p.name for p in by_place if p.default is not p.empty]
+    # A multiplier (or several) and positions, or a sign and beta, may be given by place: the contract writes them so.
+    assert set(optional) <= {"name", "multiplier", "multipliers", "positions", "sign", "beta"}
+    assert len(by_place) - len(optional) <= 4
+    assert all(p.annotation is not p.empty for p in parameters)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_one_term_per_thing(module: str) -> None:
+    odd = {"coeff", "coefficient", "strength", "scale", "layer_idx", "layer_index", "hidden_size", "vocab_size"}
+    found = {arg.arg for f in public_functions(module) for arg in (*f.args.args, *f.args.kwonlyargs)}
+    assert not found & odd
+
+
+def test_every_function_is_annotated() -> None:
+    bare = [
+        f"{module}.{f.name}"
+        for module, tree in TREES.items()
+        for f in functions(tree)
+        if f.returns is None or any(a.annotation is None for a in f.args.args if a.arg not in ("self", "cls"))
+    ]
+    assert bare == []
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+OURS = {name for name, thing in vars(errors).items() if inspect.isclass(thing)}
+
+
+def test_every_error_is_a_steer_lens_error_and_exported() -> None:
+    assert all(issubclass(getattr(errors, name), SteerLensError) for name in OURS)
+    assert set(steerlens.__all__) >= OURS
+    assert all(getattr(errors, name).__doc__ for name in OURS)
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"errors"}))
+def test_errors_are_defined_in_one_place(module: str) -> None:
+    bases = {
+        ast.unparse(base).split(".")[-1]
+        for node in ast.walk(TREES[module])
+        if isinstance(node, ast.ClassDef)
+        and not node.name.startswith("_")  # a private one is caught where it is raised
+        for base in node.bases
+    }
+    exceptions = {
+        name for name, thing in vars(builtins).items() if inspect.isclass(thing) and issubclass(thing, BaseException)
+    }
+    assert not bases & (exceptions | OURS)
+
+
+def is_private_and_caught(name: str, tree: ast.Module) -> bool:
+    handlers = [node.type for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type is not None]
+    return name.startswith("_") and any(name in ast.unparse(caught) for caught in handlers)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_raised_is_ours(module: str) -> None:
+    """Or caught a few lines below, to be raised again as ours."""
+    tree = TREES[module]
+    caught = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try) and node.handlers
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    raised = {
+        ast.unparse(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise) and node.exc is not None and id(node) not in caught
+    }
+    # __getitem__, __getattr__ and abstract methods speak Python's own language; `error` is one caught before.
+    python = {"IndexError", "KeyError", "AttributeError", "NotImplementedError", "StopIteration", "error"}
+    assert {name for name in raised if not is_private_and_caught(name, tree)} <= OURS | python
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_public_function_asserts_on_what_a_user_gave(module: str) -> None:
+    asserting = [f.name for f in public_functions(module) if any(isinstance(node, ast.Assert) for node in ast.walk(f))]
+    assert asserting == []
