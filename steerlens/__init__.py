@@ -21,7 +21,8 @@ Five nouns:
 
 from importlib.metadata import PackageNotFoundError, version
 
-from steerlens._compare import Comparison, compare
+from steerlens._compare import compare
+from steerlens._comparison import Comparison
 from steerlens._generate import generate
 from steerlens._load_pairs import load_pairs
 from steerlens._vector_files import load_vector
@@ -37,7 +38,7 @@ from steerlens.errors import (
 )
 from steerlens.measures.effect import PreferenceShift, preference_shift
 from steerlens.measures.logit_lens import LogitLens, logit_lens
-from steerlens.methods.bipo import bipo_loss, train_bipo
+from steerlens.methods.bipo import bipo_loss, train_bipo, train_bipo_grid
 from steerlens.methods.caa import extract_caa
 from steerlens.methods.controls import random_vectors
 from steerlens.models import load_model
@@ -77,4 +78,5 @@ __all__ = [
     "random_vectors",
     "steer",
     "train_bipo",
+    "train_bipo_grid",
 ]

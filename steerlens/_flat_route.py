@@ -1,11 +1,8 @@
 """The fast route: pairs as one run of tokens without padding, through the blocks' equations written out.
 
 A pair is packed as prompt, chosen, rejected; both responses see the prompt and neither sees the other, so a prompt is
-computed once. The last block's queries, output and MLP run only where a response token is predicted. The weights are the
-HookedTransformer's own tensors; its hooks don't fire, so the route is not taken while a hook is on.
-
-    x <- x + W_O softmax(Q K^T / scale) V,   Q, K, V = W_Q, W_K, W_V ln1(x), Q and K rotated by position
-    x <- x + W_out (act(W_gate ln2(x)) * (W_in ln2(x)) + b_in)     or     W_out act(W_in ln2(x) + b_in)
+computed once. The last block's queries, output and MLP run only where a response token is predicted. The equations are in
+`_block_math`; the model's hooks don't fire, so the route is not taken while a hook is on.
 """
 
 from collections.abc import Sequence
@@ -19,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from steerlens._block_math import embed, keys_and_values, mlp, norm, queries, write
 from steerlens._encode import EncodedPair
 from steerlens.resid import Positions, has_hooks, sum_by
 
@@ -144,22 +142,24 @@ class FlatRoute:
         position = cfg.positional_embedding_type == "standard" or (
             cfg.positional_embedding_type == "rotary" and longest <= model.blocks[0].attn.rotary_cos.shape[0]
         )
-        norm = str(cfg.normalization_type).removesuffix("Pre") in ("LN", "RMS")
+        normed = str(cfg.normalization_type).removesuffix("Pre") in ("LN", "RMS")
         known = cfg.original_architecture in (None, "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM",
                                               "GPT2LMHeadModel", "GPTNeoXForCausalLM")  # fmt: skip
-        return bool(plain and attention and position and norm and known and not has_hooks(model))
+        return bool(plain and attention and position and normed and known and not has_hooks(model))
 
     def pack(self, pairs: Sequence[EncodedPair]) -> Packed:
         """The pairs without padding, on the model's device."""
         return Packed(pairs, self.model.cfg.device, self.window)
 
-    def resid(self, pairs: Sequence[EncodedPair], layer: int) -> list[Float[Tensor, "token d_model"]]:
-        """The residual stream after the layer, one tensor per pair: prompt, chosen, rejected."""
+    def resid(self, pairs: Sequence[EncodedPair], layers: Sequence[int]) -> list[list[Float[Tensor, "token d_model"]]]:
+        """The residual stream after each layer, one tensor per pair: prompt, chosen, rejected."""
         packed = self.pack(pairs)
-        x = self.model.W_E[packed.tokens]
-        if self.model.cfg.positional_embedding_type == "standard":
-            x = x + self.model.W_pos[packed.position]
-        return list(self._blocks(x, packed, 0, layer + 1, every=True).split(packed.lengths))
+        x = embed(self.model, packed.tokens, packed.position)
+        found, start = {}, 0
+        for layer in sorted(layers):
+            x, start = self._blocks(x, packed, start, layer + 1, every=True), layer + 1
+            found[layer] = list(x.split(packed.lengths))
+        return [found[layer] for layer in layers]
 
     def logprobs(
         self,
@@ -171,7 +171,7 @@ class FlatRoute:
     ) -> Float[Tensor, "pair 2"]:
         """Both responses' log-probabilities with `added` after the layer, in nats."""
         packed = self.pack(pairs)
-        x = torch.cat(list(resid)).to(self.model.cfg.device)
+        x = torch.cat(list(resid)).to(self.model.cfg.device, self.model.cfg.dtype)
         if added is not None:
             x = x + added.to(x)[packed.pair] * packed.steered(positions)[:, None]
         x = self._blocks(x, packed, layer + 1, self.model.cfg.n_layers)
@@ -181,7 +181,7 @@ class FlatRoute:
 
     def _read_out(self, x: Float[Tensor, "predictor d_model"], packed: Packed) -> Float[Tensor, " side"]:
         """log p in nats, summed over each response's tokens: a target's own logit less the log of the sum over all."""
-        x, unembed = _norm(self.model.ln_final, x), self.model.unembed
+        x, unembed = norm(self.model.ln_final, x), self.model.unembed
         rows, wide = unembed.W_U.T, torch.promote_types(x.dtype, torch.float32)
         total = F.linear(x, rows, unembed.b_U).to(wide).logsumexp(-1)[packed.source]
         # Not gathered from the logits: their gradient would be a second tensor of that size, almost all of it zero.
@@ -196,21 +196,18 @@ class FlatRoute:
         return x
 
     def _block(self, block: Any, x: Tensor, packed: Packed, asking: Queries) -> Tensor:
-        normed = _norm(block.ln1, x)
+        normed = norm(block.ln1, x)
         some = len(asking.token) < len(x)
         x, own = (x[asking.token], normed[asking.token]) if some else (x, normed)
         attention = self._attention(block.attn, own, normed, packed, asking)
         if self.model.cfg.parallel_attn_mlp:
-            return x + attention + self._mlp(block.mlp, _norm(block.ln2, x))
+            return x + attention + mlp(block.mlp, norm(block.ln2, x))
         x = x + attention
-        return x + self._mlp(block.mlp, _norm(block.ln2, x))
+        return x + mlp(block.mlp, norm(block.ln2, x))
 
     def _attention(self, attn: Any, own: Tensor, every: Tensor, packed: Packed, asking: Queries) -> Tensor:
-        weights = {name: getattr(attn, f"_{name}", None) for name in ("W_K", "W_V", "b_K", "b_V")}  # grouped heads
-        w = {name: getattr(attn, name) if weight is None else weight for name, weight in weights.items()}
-        q = self._rotate(attn, _heads(own, attn.W_Q, attn.b_Q), packed.position[asking.token])
-        k = self._rotate(attn, _heads(every, w["W_K"], w["b_K"]), packed.position)
-        v = _heads(every, w["W_V"], w["b_V"])
+        q = queries(attn, own, packed.position[asking.token])
+        k, v = keys_and_values(attn, every, packed.position)
         n, group = len(packed.pairs), q.shape[1] // k.shape[1]
         q = _grid(q, asking.cell, n, asking.slots)
         k, v = (_grid(t, packed.everywhere.cell, n, packed.slots) for t in (k, v))
@@ -218,37 +215,7 @@ class FlatRoute:
             k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         z = F.scaled_dot_product_attention(q, k, v, attn_mask=asking.mask, scale=1 / attn.attn_scale)
         z = z.transpose(1, 2).flatten(2).flatten(0, 1)[asking.cell]
-        return F.linear(z, attn.W_O.flatten(0, 1).T, attn.b_O)
-
-    def _rotate(self, attn: Any, x: Float[Tensor, "token head d_head"], position: Tensor) -> Tensor:
-        if self.model.cfg.positional_embedding_type != "rotary":
-            return x
-        turned, kept = x[..., : self.model.cfg.rotary_dim], x[..., self.model.cfg.rotary_dim :]
-        a, b = turned.chunk(2, -1)
-        cos, sin = attn.rotary_cos[position][:, None], attn.rotary_sin[position][:, None]
-        turned = turned * cos + torch.cat([-b, a], -1) * sin
-        return torch.cat([turned, kept], -1) if kept.shape[-1] else turned
-
-    @staticmethod
-    def _mlp(mlp: Any, x: Tensor) -> Tensor:
-        if hasattr(mlp, "W_gate"):
-            hidden = mlp.act_fn(F.linear(x, mlp.W_gate.T)) * F.linear(x, mlp.W_in.T) + mlp.b_in
-        else:
-            hidden = mlp.act_fn(F.linear(x, mlp.W_in.T, mlp.b_in))
-        return F.linear(hidden, mlp.W_out.T, mlp.b_out)
-
-
-def _norm(norm: Any, x: Tensor) -> Tensor:
-    kind, width = type(norm).__name__, (x.shape[-1],)
-    gain, bias = getattr(norm, "w", None), getattr(norm, "b", None)
-    if kind.startswith("RMS"):
-        return F.rms_norm(x, width, gain, norm.eps)
-    return F.layer_norm(x, width, gain, bias, norm.eps)
-
-
-def _heads(x: Tensor, weight: Float[Tensor, "head d_model d_head"], bias: Tensor) -> Float[Tensor, "token head d_head"]:
-    flat = weight.permute(0, 2, 1).flatten(0, 1)  # a view where load_model has laid the weights out
-    return F.linear(x, flat, bias.flatten()).unflatten(-1, bias.shape)
+        return write(attn, z)
 
 
 def _grid(x: Float[Tensor, "token head d_head"], cell: Tensor, pairs: int, slots: int) -> Tensor:

@@ -89,14 +89,15 @@ class HookedRoute:
     def __init__(self, model: HookedTransformer) -> None:
         self.model = model
 
-    def resid(self, pairs: Sequence[EncodedPair], layer: int) -> list[Float[Tensor, "token d_model"]]:
-        """The residual stream after the layer, one tensor per pair: prompt, chosen, rejected."""
-        prompt, response = run_blocks(self.model, collate(pairs, self.model.cfg.device), stop=layer + 1)
-        found = []
-        for i, pair in enumerate(pairs):
-            sides = [response[2 * i + k, : len(side)] for k, side in enumerate((pair.chosen, pair.rejected))]
-            found.append(torch.cat([prompt[i, -len(pair.prompt) :], *sides]))
-        return found
+    def resid(self, pairs: Sequence[EncodedPair], layers: Sequence[int]) -> list[list[Float[Tensor, "token d_model"]]]:
+        """The residual stream after each layer, one tensor per pair: prompt, chosen, rejected."""
+        batch = collate(pairs, self.model.cfg.device)
+        found: dict[int, list[Tensor]] = {}
+        resid, start = None, 0
+        for layer in sorted(layers):
+            resid = run_blocks(self.model, batch, start=start, stop=layer + 1, resid=resid)
+            found[layer], start = [_unpadded(pair, i, resid) for i, pair in enumerate(pairs)], layer + 1
+        return [found[layer] for layer in layers]
 
     def logprobs(
         self,
@@ -133,7 +134,13 @@ class HookedRoute:
             p, chosen, rejected = tokens.split([len(pair.prompt), len(pair.chosen), len(pair.rejected)])
             prompt[i, -len(p) :] = p
             response[2 * i, : len(chosen)], response[2 * i + 1, : len(rejected)] = chosen, rejected
-        return prompt.to(self.model.cfg.device), response.to(self.model.cfg.device)
+        device, dtype = self.model.cfg.device, self.model.cfg.dtype
+        return prompt.to(device, dtype), response.to(device, dtype)
+
+
+def _unpadded(pair: EncodedPair, i: int, resid: tuple[Tensor, Tensor]) -> Tensor:
+    sides = [resid[1][2 * i + k, : len(side)] for k, side in enumerate((pair.chosen, pair.rejected))]
+    return torch.cat([resid[0][i, -len(pair.prompt) :], *sides])
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from transformer_lens import HookedTransformer
 from steerlens._encode import EncodedPair
 from steerlens._flat_route import FlatRoute
 from steerlens._hooked_route import HookedRoute
+from steerlens._resid_store import Cache, ResidStore
 from steerlens.errors import ModelError, PairsError
 from steerlens.resid import Positions
 from steerlens.shapes import DVector
@@ -38,6 +39,9 @@ def choose_route(
     return FlatRoute(model) if fits else HookedRoute(model)
 
 
+Vectors = Float[Tensor, "*row d_model"]
+
+
 class PairScorer:
     """Both responses' log-probabilities under `resid + v` after one layer, for pairs whose lower half is computed once.
 
@@ -48,6 +52,7 @@ class PairScorer:
         rows: those of the pairs that will be asked for; all by default.
         batch_size: pairs at once, where no gradient is kept.
         route: "auto", or a route by name.
+        cache: where the residual streams are kept, as in `ResidStore`.
     """
 
     def __init__(
@@ -59,24 +64,78 @@ class PairScorer:
         rows: Sequence[int] | None = None,
         batch_size: int = 8,
         route: RouteName = "auto",
+        cache: Cache = "auto",
         progress: bool = False,
+    ) -> None:
+        self._prepare(model, pairs, layer, rows, batch_size, route, cache)
+        _read_into([self], progress)
+
+    @classmethod
+    def at_layers(
+        cls,
+        model: HookedTransformer,
+        pairs: Sequence[EncodedPair],
+        layers: Sequence[int],
+        *,
+        rows: Sequence[int] | None = None,
+        batch_size: int = 8,
+        cache: Cache = "auto",
+        progress: bool = False,
+    ) -> "dict[int, PairScorer]":
+        """A scorer per layer; the pairs go through the lower blocks once, and the reference is computed once."""
+        scorers = []
+        for layer in layers:
+            scorers.append(object.__new__(cls))
+            scorers[-1]._prepare(model, pairs, layer, rows, batch_size, "auto", cache, share=1 / len(layers))
+        _read_into(scorers, progress)
+        highest = max(scorers, key=lambda scorer: scorer.layer)  # the fewest blocks above it
+        for scorer in scorers:
+            scorer._reference_from = highest
+        return {scorer.layer: scorer for scorer in scorers}
+
+    def _prepare(
+        self,
+        model: HookedTransformer,
+        pairs: Sequence[EncodedPair],
+        layer: int,
+        rows: Sequence[int] | None,
+        batch_size: int,
+        route: RouteName,
+        cache: Cache,
+        share: float = 1.0,
     ) -> None:
         if not pairs:
             raise PairsError("there are no pairs to score")
         self.model, self.pairs, self.layer, self.batch_size = model, list(pairs), layer, batch_size
         self.rows = list(range(len(pairs))) if rows is None else sorted(set(rows))
         self.route = choose_route(model, self.pairs, route)
-        self._resid: dict[int, Tensor] = {}
+        lengths = {i: sum(map(len, (p.prompt, p.chosen, p.rejected))) for i, p in enumerate(self.pairs)}
+        kept = {row: lengths[row] for row in self.rows}
+        self.store = ResidStore(kept, model.cfg.d_model, model.cfg.dtype, cache, share)
+        self._norms: list[Tensor] = []
         self._reference: Tensor | None = None
-        with torch.no_grad():
-            for batch in self.batches(self.rows, "reading pairs" if progress else None):
-                found = self.route.resid([self.pairs[i] for i in batch], layer)
-                self._resid |= {row: resid.cpu() for row, resid in zip(batch, found, strict=True)}
+        self._reference_from: PairScorer | None = None
+
+    def take(self, row: int, resid: Float[Tensor, "token d_model"]) -> None:
+        """Keep a row's residual stream."""
+        self.store.put(row, resid)
+        # Some models put a giant norm on the first token; it is no scale for the others.
+        self._norms.append(resid[1:].float().norm(dim=-1).cpu())
+
+    @torch.no_grad()
+    def _read(self, rows: Sequence[int]) -> list[Float[Tensor, "token d_model"]]:
+        return self.route.resid([self.pairs[i] for i in rows], [self.layer])[0]
+
+    def resid(self, rows: Sequence[int]) -> list[Float[Tensor, "token d_model"]]:
+        """The residual stream after the layer: prompt, chosen and rejected of each row."""
+        return self._read(rows) if self.store.kind == "recompute" else [self.store.get(row) for row in rows]
 
     @property
     def reference(self) -> Float[Tensor, "pair 2"]:
         """The unsteered model's log-probabilities of chosen and rejected, in nats; computed when first asked for."""
-        if self._reference is None:
+        if self._reference is None and self._reference_from not in (None, self):
+            self._reference = self._reference_from.reference
+        elif self._reference is None:
             reference = torch.zeros(len(self.pairs), 2, dtype=torch.float64)
             with torch.no_grad():
                 for rows in self.batches(self.rows):
@@ -95,31 +154,31 @@ class PairScorer:
     def parts(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
         """The residual stream after the layer at the tokens of prompt, chosen and rejected: (pos, d_model) each."""
         pair = self.pairs[row]
-        prompt, chosen, rejected = self._resid[row].split([len(pair.prompt), len(pair.chosen), len(pair.rejected)])
+        prompt, chosen, rejected = self.resid([row])[0].split([len(pair.prompt), len(pair.chosen), len(pair.rejected)])
         return prompt, chosen, rejected
 
     def logprobs(
         self,
         rows: Sequence[int],
-        vector: DVector | None = None,
+        vector: Vectors | None = None,
         multipliers: Sequence[float] | float = 1.0,
         positions: Positions = "all",
     ) -> Float[Tensor, "row 2"]:
         """Log-probability of chosen and rejected with multiplier * vector added, in nats; differentiable in the vector.
 
-        multipliers: one for all rows, or one per row.
+        vector: one for all rows, or one per row; multipliers likewise.
         """
         added = None
         if vector is not None:
             each = [multipliers] * len(rows) if isinstance(multipliers, (int, float)) else list(multipliers)
             added = torch.tensor(each, device=vector.device, dtype=vector.dtype)[:, None] * vector
-        pairs, resid = [self.pairs[i] for i in rows], [self._resid[i] for i in rows]
-        return self.route.logprobs(pairs, resid, self.layer, added, positions)
+        pairs = [self.pairs[i] for i in rows]
+        return self.route.logprobs(pairs, self.resid(rows), self.layer, added, positions)
 
     def shift(
         self,
         rows: Sequence[int],
-        vector: DVector,
+        vector: Vectors,
         multipliers: Sequence[float] | float = 1.0,
         positions: Positions = "all",
     ) -> Float[Tensor, "row 2"]:
@@ -140,6 +199,15 @@ class PairScorer:
 
     def median_norm(self) -> float:
         """The residual stream's norm after the layer: median over positions that are neither the first nor padding."""
-        # Some models put a giant norm on the first token; it is no scale for the others.
-        norms = [resid[1:].float().norm(dim=-1) for resid in self._resid.values()]
-        return float(torch.cat(norms).median())
+        return float(torch.cat(self._norms).median())
+
+
+@torch.no_grad()
+def _read_into(scorers: Sequence[PairScorer], progress: bool) -> None:
+    """Read the residual stream of every pair, once, for scorers of the same pairs at several layers."""
+    one = scorers[0]
+    for batch in one.batches(one.rows, "reading pairs" if progress else None):
+        found = one.route.resid([one.pairs[i] for i in batch], [scorer.layer for scorer in scorers])
+        for scorer, resids in zip(scorers, found, strict=True):
+            for row, resid in zip(batch, resids, strict=True):
+                scorer.take(row, resid)

@@ -28,11 +28,11 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "pairs": ("_templates", "_encode", "pairs", "_load_pairs"),
     "vector": ("_fingerprint", "vector", "_vector_files"),
     "models": ("_families", "_sources", "models"),
-    "resid": ("resid", "_flat_route", "_hooked_route", "_scores", "_generate"),
+    "resid": ("resid", "_flat_route", "_hooked_route", "_scores", "_resid_store", "_generate"),
     "results": ("_results",),
     "methods": ("methods", "methods.*"),
     "measures": ("measures", "measures.*"),
-    "comparison": ("_compare", "_sweep", "_compare_*", "_sweep_*", "_steered", "_find*"),
+    "comparison": ("_comparison", "_compare", "_sweep", "_compare_*", "_sweep_*", "_steered", "_find*"),
     "figures": ("figures", "figures.*"),
     "façade": ("",),
 }
@@ -56,8 +56,8 @@ STANDS_ON: dict[str, set[str]] = {
 REACHES_UP = {
     ("vector", "_vector_files"),
     ("_results", "figures"),
-    ("_compare", "figures"),
-    ("_compare", "figures.report"),
+    ("_comparison", "figures"),
+    ("_comparison", "figures.report"),
 }
 # Files that run TransformerLens's code; any other may name HookedTransformer in annotations, and nothing more.
 RUNS_TRANSFORMER_LENS = {"models", "_families", "_sources", "resid", "_flat_route", "_hooked_route", "_generate"}

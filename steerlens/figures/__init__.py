@@ -4,7 +4,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from steerlens._compare import Comparison
+from steerlens._comparison import Comparison
 from steerlens._results import Result
 from steerlens.errors import FigureError
 from steerlens.figures.curves import dose_response, side_by_side

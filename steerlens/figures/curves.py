@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from steerlens._compare import Comparison
+from steerlens._comparison import Comparison
 from steerlens.errors import FigureError
 from steerlens.figures.theme import colour, dash, display_name, faded, style
 from steerlens.measures.effect import PreferenceShift, Quantity

@@ -5,7 +5,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from steerlens._compare import Comparison
+from steerlens._comparison import Comparison
 from steerlens._results import Result
 from steerlens.figures.tables import visible
 from steerlens.figures.theme import colour, display_name

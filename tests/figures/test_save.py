@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import steerlens as sl
-from steerlens._compare import Comparison, SteeredTexts
+from steerlens._comparison import Comparison, SteeredTexts
 from steerlens.measures.effect import PreferenceShift
 from steerlens.measures.logit_lens import LogitLens
 

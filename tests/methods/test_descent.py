@@ -158,7 +158,7 @@ def test_patience_keeps_the_best_validation_vector_and_stops(
     def margin(_val: PairScorer, _v: torch.Tensor, sign: int) -> float:
         return next(rising_and_falling) if sign == 1 else -1.0
 
-    monkeypatch.setattr("steerlens.methods.bipo._margin", margin)
+    monkeypatch.setattr("steerlens.methods._bipo_run._margin", margin)
     options = {"max_steps": 40, "schedule": "constant", "warmup_steps": 0, "eval_every": 2}
     vec = train(tiny_chat_model, patience=3, **options)
     assert len(vec.history) == 10

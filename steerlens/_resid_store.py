@@ -1,0 +1,81 @@
+"""Where the pairs' residual streams wait between reading and use: in memory, in 16 bits, on disk, or nowhere."""
+
+import logging
+import math
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+import psutil  # comes with transformer-lens (through accelerate)
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.errors import TrainingError
+
+log = logging.getLogger(__name__)
+Cache = Literal["auto", "ram", "fp16", "disk", "recompute"]
+SHARE_OF_FREE_MEMORY = 0.5
+
+
+def check_cache(cache: object) -> None:
+    """Raise TrainingError unless `cache` is one of the known kinds."""
+    if cache not in get_args(Cache):
+        raise TrainingError(f"cache={cache!r} is not known; expected one of {get_args(Cache)}")
+
+
+class ResidStore:
+    """Tensors by row, (tokens, d_model) each; the whole is laid out once, so that nothing grows.
+
+    Args:
+        tokens: how many tokens each row has.
+        d_model, dtype: of the residual stream.
+        cache: "ram" keeps the model's dtype, "fp16" halves a float32 model's memory (gradients keep about 5e-4 of
+            precision), "disk" maps a temporary file, "recompute" keeps nothing; "auto" takes "ram", and "disk" where that
+            would fill over half of the free memory.
+        share: of that half, where several stores are filled together.
+    """
+
+    def __init__(
+        self, tokens: Mapping[int, int], d_model: int, dtype: torch.dtype, cache: Cache = "auto", share: float = 1.0
+    ) -> None:
+        check_cache(cache)
+        self.tokens, self.d_model = tokens, d_model
+        self.bytes = sum(tokens.values()) * d_model * dtype.itemsize
+        if cache == "auto":
+            cache = "disk" if self.bytes > share * SHARE_OF_FREE_MEMORY * psutil.virtual_memory().available else "ram"
+        self.kind = cache
+        log.info("%d pairs' residual streams, %.2f GB: %s", len(tokens), self.bytes / 1e9, cache)
+        kept = torch.float16 if cache == "fp16" else dtype
+        self._starts: dict[int, int] = {}
+        start = 0
+        for row, n in tokens.items():
+            self._starts[row], start = start, start + n
+        size = start * d_model
+        if cache == "disk":
+            folder = Path(tempfile.mkdtemp(prefix="steerlens-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            path = str(folder / "resid")
+            self._all = torch.from_file(path, shared=True, size=size, dtype=kept).view(start, d_model)
+        else:
+            self._all = torch.empty(0 if cache == "recompute" else start, d_model, dtype=kept)
+
+    def put(self, row: int, resid: Float[Tensor, "token d_model"]) -> None:
+        """Keep a row.
+
+        Raises:
+            TrainingError: 16 bits can't hold its numbers.
+        """
+        if self.kind == "recompute":
+            return
+        place = self._all[self._starts[row] :][: self.tokens[row]]
+        place.copy_(resid)
+        if self.kind == "fp16" and not math.isfinite(float(place.float().abs().max())):
+            raise TrainingError("the residual stream exceeds fp16's 65504 at this layer: cache='ram' or 'disk'")
+
+    def get(self, row: int) -> Float[Tensor, "token d_model"]:
+        """A row as it was put, up to the kept precision."""
+        return self._all[self._starts[row] :][: self.tokens[row]]
