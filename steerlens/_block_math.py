@@ -63,7 +63,9 @@ def mlp(layer: Any, x: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token
     return F.linear(hidden, layer.W_out.T, layer.b_out)
 
 
-def _heads(x: Tensor, weight: Float[Tensor, "head d_model d_head"], bias: Tensor) -> Float[Tensor, "*token head d_head"]:
+def _heads(
+    x: Tensor, weight: Float[Tensor, "head d_model d_head"], bias: Tensor
+) -> Float[Tensor, "*token head d_head"]:
     flat = weight.permute(0, 2, 1).flatten(0, 1)  # a view where load_model has laid the weights out
     return F.linear(x, flat, bias.flatten()).unflatten(-1, bias.shape)
 

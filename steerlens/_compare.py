@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._comparison import Comparison, SteeredTexts
-from steerlens._fingerprint import identify, living_models
+from steerlens._fingerprint import identify, is_spent, living_models
 from steerlens._generate import generate
 from steerlens._load_pairs import load_pairs
 from steerlens._scores import PairScorer
@@ -55,33 +55,39 @@ def compare(
 
     Raises:
         VectorError: the vectors belong to different weights, or do not fit the model.
-        MeasureError: the pairs trained or selected a vector, or a vector is zero.
+        MeasureError: the pairs trained or selected a vector, or a vector is zero (as the model sees it).
     """
-    vectors = (a, b, *more)
-    check_same_space(*vectors)
+    check_same_space(a, b, *more)
     check_positions(positions)
+    vectors = tuple(vector.effective for vector in (a, b, *more))
+    alike = cosines(vectors)
     labels = _labels(vectors)
     measured: dict[str, Any] = {}
     missing: list[str] = []
     model = _find_model(vectors) if model is None else check_model(model)
     if model is None:
-        missing.append("the model is not in this process: pass model= for logit lens and held-out shifts")
+        missing.append(
+            "no model with these vectors' weights is at hand: pass model= for logit lens, held-out shifts and answers"
+        )
     else:
         for vector in vectors:
             check_fits(vector, identify(model))
         measured["lens"] = {label: logit_lens(model, v, label=label) for label, v in zip(labels, vectors, strict=True)}
         pairs = _find_pairs(vectors) if pairs is None else pairs
-        scale = a.norm if norm is None else norm
+        scale = vectors[0].norm if norm is None else norm
         if pairs is None:
-            missing.append("the vectors' pairs are not known here: pass pairs= for held-out shifts")
+            missing.append("no test part of the vectors' pairs is known here: pass pairs= for held-out shifts")
         else:
             settings = _Settings(tuple(multipliers), positions, scale, n_random, seed, progress)
             measured |= _measure(model, labels, vectors, pairs, settings, allow_seen=allow_seen)
         if prompts:
             measured["steered"] = _steer_all(
-                model, labels, vectors, prompts, scale, multipliers, positions, max_new_tokens
+                model, labels, vectors, prompts, scale, multipliers, positions, max_new_tokens, progress
             )
-    return Comparison(labels, vectors, cosines(vectors), missing=tuple(missing), **measured)
+    return Comparison(labels, vectors, alike, missing=tuple(missing), **measured)
+
+
+CONTROLS = ("random", "shuffled labels")
 
 
 class _Settings(NamedTuple):
@@ -104,7 +110,7 @@ def _measure(
 ) -> dict[str, Any]:
     seen = check_unseen(vectors, pairs, allow_seen=allow_seen)
     encoded = pairs.encode(model)
-    scorers = {layer: PairScorer(model, encoded, layer, progress=to.progress) for layer in {v.layer for v in vectors}}
+    scorers = PairScorer.at_layers(model, encoded, sorted({v.layer for v in vectors}), progress=to.progress)
     control = _controls(model, vectors, to)
     around = tuple(m for m in to.multipliers if abs(m) == 1) or to.multipliers
     jobs = [("own", label, v, to.multipliers) for label, v in zip(labels, vectors, strict=True)]
@@ -150,6 +156,7 @@ def _steer_all(
     multipliers: Sequence[float],
     positions: Positions,
     max_new_tokens: int,
+    progress: bool,
 ) -> SteeredTexts:
     known = next((p for v in vectors if (p := _training_pairs(v)) is not None), None)
     template = {} if known is None else {"template": known.template, "system_prompt": known.system_prompt}
@@ -161,7 +168,7 @@ def _steer_all(
             multipliers=multipliers,
             positions=positions,
             max_new_tokens=max_new_tokens,
-            progress=False,
+            progress=progress,
             **template,  # type: ignore[arg-type]
         )
         for label, vector in zip(labels, vectors, strict=True)
@@ -170,9 +177,17 @@ def _steer_all(
 
 
 def _labels(vectors: Sequence[SteeringVector]) -> tuple[str, ...]:
-    """The methods' names, numbered where two are the same."""
-    names = [v.method for v in vectors]
-    return tuple(n if names.count(n) == 1 else f"{n} {names[: i + 1].count(n)}" for i, n in enumerate(names))
+    """The methods' names, numbered where two are the same; the controls' names are kept for the controls."""
+    names = [f"{v.method} (given)" if v.method in CONTROLS else v.method for v in vectors]
+    labels: list[str] = []
+    for name in names:
+        number = 1
+        label = name if names.count(name) == 1 else f"{name} 1"
+        while label in labels or (label != name and label in names):
+            number += 1
+            label = f"{name} {number}"
+        labels.append(label)
+    return tuple(labels)
 
 
 def _find_model(vectors: Sequence[SteeringVector]) -> HookedTransformer | None:
@@ -181,7 +196,7 @@ def _find_model(vectors: Sequence[SteeringVector]) -> HookedTransformer | None:
     if wanted is None:
         return None
     candidates = [*(origin(v)[0] for v in vectors), *reversed(living_models())]
-    return next((m for m in candidates if m is not None and identify(m).same_weights(wanted)), None)
+    return next((m for m in candidates if m is not None and not is_spent(m) and identify(m).same_weights(wanted)), None)
 
 
 def _training_pairs(vector: SteeringVector) -> PreferencePairs | None:
@@ -189,11 +204,14 @@ def _training_pairs(vector: SteeringVector) -> PreferencePairs | None:
     known = origin(vector)[1]
     if known is not None or not vector.data.startswith("steerlens/"):
         return known
+    template = vector.settings.get("template")
     try:
-        pairs = load_pairs(vector.data.removeprefix("steerlens/"))
-    except PairsError:
+        system = vector.settings.get("system_prompt")
+        pairs = load_pairs(vector.data.removeprefix("steerlens/"), template=template, system_prompt=system)  # type: ignore[arg-type]
+    except PairsError:  # another version's name, or a template that was a function
         return None
-    return pairs.train if set(pairs.train.fingerprints) <= vector.seen else None
+    digest = vector.settings.get("pairs_digest")
+    return next((p.train for p in (pairs, pairs.flip()) if p.train.digest == digest), None)
 
 
 def _find_pairs(vectors: Sequence[SteeringVector]) -> PreferencePairs | None:

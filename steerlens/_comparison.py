@@ -12,7 +12,7 @@ from jaxtyping import Float
 from steerlens._results import Result
 from steerlens._stats import mean_interval
 from steerlens.errors import MeasureError
-from steerlens.measures.effect import PreferenceShift
+from steerlens.measures.effect import PreferenceShift, check_quantity
 from steerlens.measures.logit_lens import LogitLens
 from steerlens.measures.similarity import isotropic_p_value
 from steerlens.vector import SteeringVector
@@ -41,6 +41,7 @@ class Comparison(Result):
 
     labels: tuple[str, ...]
     vectors: tuple[SteeringVector, ...]
+    """as the model sees them (`SteeringVector.effective`)"""
     cosines: Float[np.ndarray, "vector vector"]
     own: Mapping[str, PreferenceShift] = field(default_factory=dict)
     """each vector's shift of the held-out pairs at its own norm"""
@@ -85,7 +86,10 @@ class Comparison(Result):
         """
         if not self.matched:
             raise MeasureError("nothing was measured at equal norm: compare with the model and pairs (model=, pairs=)")
+        if a not in self.matched or b not in self.matched:
+            raise MeasureError(f"{a!r} against {b!r}; expected two of the vectors {list(self.matched)}")
         first, second = self.matched[a], self.matched[b]
+        check_quantity(quantity)
         columns = first.multipliers if quantity in ("values", "per_token") else first.odd_multipliers
         if multiplier not in columns:
             raise MeasureError(f"multiplier={multiplier!r} was not measured; {quantity} has {columns}")

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steerlens.errors import ModelError
+
 _known: "weakref.WeakKeyDictionary[Any, tuple[tuple[float, ...], ModelIdentity]]" = weakref.WeakKeyDictionary()
 
 
@@ -53,6 +55,8 @@ class ModelIdentity:
 
 def identify(model: Any) -> ModelIdentity:
     """The identity of a HookedTransformer; computed once per set of weights."""
+    if is_spent(model):
+        raise ModelError("the model's lower half was let go by free_lower=True: load it again")
     version = _version(model)
     cached = _known.get(model)
     if cached is not None and cached[0] == version:
@@ -86,9 +90,14 @@ def _version(model: Any) -> tuple[float, ...]:
     )
 
 
+def is_spent(model: Any) -> bool:
+    """Whether some of the model's weights were let go (`train_bipo(free_lower=True)`)."""
+    return any(weight.numel() == 0 for weight in model.parameters())
+
+
 def living_models() -> list[Any]:
-    """The models in this process that something was measured on and that are still alive."""
-    return list(_known)
+    """The models in this process that something was measured on, that are still alive and whole; the oldest first."""
+    return [model for model in _known if not is_spent(model)]
 
 
 def _is_centred(model: Any, kind: str) -> bool:
@@ -113,8 +122,20 @@ def _numbers(model: Any) -> Iterator[float]:
                 if weight is not None:
                     yield _probe(weight, gain=_gain(block, norm))
             yield _probe(mlp.W_out.T)
+        if hasattr(getattr(block, "mlp", None), "b_out"):
+            yield _probe_bias(block.mlp.b_out)
     yield _probe(model.W_E.T)
+    if hasattr(model, "pos_embed"):
+        yield _probe(model.pos_embed.W_pos.T)
     yield _probe(model.W_U, gain=_gain(model, "ln_final"), centre=True)
+
+
+def _probe_bias(bias: Tensor) -> float:
+    """r @ bias over the bias's norm, both less their mean over d_model."""
+    centred = bias.double().cpu() - bias.double().cpu().mean()
+    r = torch.randn(bias.numel(), generator=torch.Generator().manual_seed(0)).double()
+    norm = centred.norm()
+    return float((r - r.mean()) @ centred / norm) if norm > 0 else 0.0
 
 
 def _gain(module: Any, norm: str) -> Tensor | None:

@@ -1,16 +1,25 @@
-"""Greedy generation for prompts x multipliers in one batch, with a KV cache and a vector per row."""
+"""Greedy generation for prompts x multipliers in one batch, with a KV cache and a vector per row.
+
+Two routes give the same tokens: `_flat_decode`, and the model's own forward pass for any other model and under hooks.
+"""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
 from numbers import Real
 
+import psutil
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._encode import Encoder
 from steerlens._fingerprint import identify
+from steerlens._flat_decode import flat_greedy_tokens
+from steerlens._flat_route import FlatRoute
 from steerlens._hooked_route import pad_tokens
 from steerlens._templates import Template
 from steerlens.errors import SteeringError
@@ -28,7 +37,7 @@ def generate(
     positions: Positions = "all",
     template: Template = "auto",
     system_prompt: str | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> list[list[str]]:
     """Steered answers, greedily decoded: `texts[prompt][multiplier]`.
@@ -41,7 +50,8 @@ def generate(
         max_new_tokens: per answer; it ends earlier at the end of its turn.
         positions: "all", or "response": from the prompt's last token on, where the first new token is decided.
         template, system_prompt: as in `PreferencePairs`.
-        batch_size: rows (prompts x multipliers) decoded at once; the answers do not depend on it, up to ties.
+        batch_size: rows (prompts x multipliers) decoded at once; None takes as many as fit the free memory. The answers do
+            not depend on it, up to ties.
 
     Returns:
         For each prompt a list with the answer of each multiplier, without special tokens.
@@ -64,11 +74,10 @@ def generate(
             f"of {model.cfg.n_ctx}"
         )
     stops = {encoder.end_of_turn(), encoder.tokenizer.eos_token_id}
-    cells = [(i, m) for i in sorted(range(len(tokens)), key=lambda i: len(tokens[i])) for m in multipliers]
+    cells = [(i, m) for i in sorted(range(len(tokens)), key=lambda i: -len(tokens[i])) for m in multipliers]
     texts: dict[tuple[int, float], str] = {}
     with tqdm(total=len(cells), desc="generating", unit="answer", disable=not progress, leave=False) as bar:
-        for start in range(0, len(cells), batch_size):
-            chunk = cells[start : start + batch_size]
+        for chunk in _chunks(model, cells, [len(tokens[i]) + max_new_tokens for i, _ in cells], batch_size):
             rows = [tokens[i] for i, _ in chunk]
             answers = _decode(model, rows, vector, [m for _, m in chunk], max_new_tokens, positions, stops)
             for cell, ids in zip(chunk, answers, strict=True):
@@ -82,7 +91,7 @@ def _check_request(
     vector: SteeringVector | None,
     multipliers: Sequence[float] | None,
     max_new_tokens: int,
-    batch_size: int,
+    batch_size: int | None,
 ) -> tuple[float, ...]:
     listed = not isinstance(prompts, str) and hasattr(prompts, "__len__") and len(prompts) > 0
     if not listed or not all(isinstance(text, str) for text in prompts):
@@ -97,9 +106,36 @@ def _check_request(
             f"multipliers={tuple(multipliers)} without a vector: pass vector=, or leave multipliers out"
         )
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if name == "batch_size" and value is None:
+            continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise SteeringError(f"{name}={value!r}; expected a whole number from 1")
     return tuple(multipliers)
+
+
+def _chunks(
+    model: HookedTransformer, cells: Sequence[tuple[int, float]], lengths: Sequence[int], batch_size: int | None
+) -> Iterator[Sequence[tuple[int, float]]]:
+    """The cells in runs of `batch_size`, or of as many as fit the memory that is free; each run's first is its longest."""
+    start = 0
+    while start < len(cells):
+        end = start + (batch_size or _rows_that_fit(model, lengths[start]))
+        yield cells[start:end]
+        start = end
+
+
+def _rows_that_fit(model: HookedTransformer, length: int) -> int:
+    """How many rows of a length take half of the free memory: 1 to 256, or 64 on a CPU, above which it is no faster."""
+    cfg, device = model.cfg, torch.device(str(model.cfg.device))
+    free, most = psutil.virtual_memory().available, 64
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free, most = torch.cuda.mem_get_info(device)[0] + kept, 256
+    cache = 2 * cfg.n_layers * (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head * length
+    # One block's activations at every position, its attention scores (the model's own forward pass keeps two), and logits.
+    heads = cfg.n_heads * cfg.d_head
+    at_once = length * (6 * cfg.d_model + 4 * heads + 3 * (cfg.d_mlp or 0) + 2 * cfg.n_heads * length) + cfg.d_vocab
+    return max(1, min(most, free // (2 * cfg.dtype.itemsize * (cache + at_once))))
 
 
 @torch.no_grad()
@@ -115,43 +151,44 @@ def _decode(
     answers: list[list[int]] = [[] for _ in rows]
     going = set(range(len(rows)))
     layer = 0 if vector is None else vector.layer
-    with added_at(model, layer, _adder(model, vector, multipliers, positions)):
-        for chosen in _greedy_tokens(model, rows):
-            for row in sorted(going):
-                if chosen[row] in stops:
-                    going.discard(row)
+    direction = torch.zeros(model.cfg.d_model) if vector is None else vector.tensor
+    added = torch.tensor(multipliers)[:, None] * direction
+    if FlatRoute.fits(model, max(map(len, rows)) + max_new_tokens):
+        steps = flat_greedy_tokens(model, rows, added, layer, positions, max_new_tokens, stops)
+    else:
+        steps = _hooked_greedy_tokens(model, rows, added, layer, positions)
+    with closing(steps):  # takes its hook off
+        for batch, chosen in islice(steps, max_new_tokens):
+            for row, token in zip(batch, chosen, strict=True):
+                if row in going and token not in stops:
+                    answers[row].append(token)
                 else:
-                    answers[row].append(chosen[row])
-                    if len(answers[row]) == max_new_tokens:
-                        going.discard(row)
+                    going.discard(row)
             if not going:
                 break
     return answers
 
 
-def _adder(
-    model: HookedTransformer, vector: SteeringVector | None, multipliers: Sequence[float], positions: Positions
-) -> Callable[[Tensor], Tensor]:
-    if vector is None:
-        return lambda resid: resid
-    each = torch.tensor(multipliers, device=model.cfg.device)[:, None, None]
-    added = each * vector.tensor.to(model.cfg.device)
+def _hooked_greedy_tokens(
+    model: HookedTransformer,
+    rows: Sequence[Sequence[int]],
+    added: Float[Tensor, "row d_model"],
+    layer: int,
+    positions: Positions,
+) -> Generator[tuple[list[int], list[int]], None, None]:
+    """Rows and the likeliest next token of each, again and again; a row goes on after its end, to be ignored."""
+    tokens, mask = (t.to(model.cfg.device) for t in pad_tokens(rows, left=True))
+    cache = new_kv_cache(model, len(rows))
+    added = added.to(model.cfg.device)[:, None]
 
     def add(resid: Tensor) -> Tensor:
         # From the prompt's last token on: the last one of the first pass, and the only one of every later pass.
         first = 0 if positions == "all" else resid.shape[1] - 1
         return torch.cat([resid[:, :first], resid[:, first:] + added.to(resid)], 1)
 
-    return add
-
-
-def _greedy_tokens(model: HookedTransformer, rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """The likeliest next token of every row, again and again; a row goes on after its end, to be ignored."""
-    tokens, mask = pad_tokens(rows, left=True)
-    cache = new_kv_cache(model, len(rows))
-    tokens, mask = tokens.to(model.cfg.device), mask.to(model.cfg.device)
-    while True:
-        resid = model(tokens, attention_mask=mask, past_kv_cache=cache, stop_at_layer=model.cfg.n_layers)
-        best = logits_at(model, resid[:, -1]).argmax(-1)
-        yield best.tolist()
-        tokens, mask = best[:, None], torch.ones_like(best)[:, None]
+    with added_at(model, layer, add):
+        while True:
+            resid = model(tokens, attention_mask=mask, past_kv_cache=cache, stop_at_layer=model.cfg.n_layers)
+            best = logits_at(model, resid[:, -1]).argmax(-1)
+            yield list(range(len(rows))), best.tolist()
+            tokens, mask = best[:, None], torch.ones_like(best)[:, None]

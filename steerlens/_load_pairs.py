@@ -1,14 +1,17 @@
 """Where preference pairs come from: built-in behaviours, files and the hub."""
 
 import json
+import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from steerlens._rows import OnBad
 from steerlens._templates import Template
 from steerlens.errors import PairsError
-from steerlens.pairs import OnBad, PreferencePairs
+from steerlens.pairs import PreferencePairs
 
+log = logging.getLogger(__name__)
 BUILT_IN = Path(__file__).parent / "data"
 COLUMNS = (  # the names under which a prompt and its two responses are published
     ("prompt", "chosen", "rejected"),
@@ -89,9 +92,22 @@ def _read_hub(name: str) -> Any:
         ) from error
     import pandas as pd
 
-    named = {"train": "train", "validation": "val", "val": "val", "test": "test"}
-    frames = [part.to_pandas().assign(split=named.get(str(split), "train")) for split, part in loaded.items()]
+    if len(loaded) == 1:  # no split declared: .train, .val and .test draw one
+        return next(iter(loaded.values())).to_pandas()
+    frames = [part.to_pandas().assign(split=_split_name(name, str(split))) for split, part in loaded.items()]
     return pd.concat(frames, ignore_index=True)
+
+
+def _split_name(name: str, split: str) -> str:
+    """ "train_prefs" is a training part, "validation", "dev" and the like the validation part, "test_prefs" the test part."""
+    word = split.lower().split("_")[0].split(".")[0]
+    known = {"train": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
+    if word not in known:
+        raise PairsError(
+            f"{name!r} has a part {split!r}; expected names that begin with {sorted(known)}. Save the part that you want as "
+            "a .jsonl file and load that"
+        )
+    return known[word]
 
 
 def _from_table(
@@ -103,6 +119,10 @@ def _from_table(
         raise PairsError(f"{provenance} has the columns {list(table.columns)}; expected {expected}")
     prompt, chosen, rejected = (table[name].tolist() for name in columns)
     splits = table["split"].tolist() if "split" in table.columns else None
-    return PreferencePairs(
+    pairs = PreferencePairs(
         prompt, chosen, rejected, template, system_prompt, provenance=provenance, splits=splits, on_bad=on_bad
     )
+    both = {p.strip() for p in pairs.train.prompts} & {p.strip() for p in pairs.test.prompts} if splits else set()
+    if both:
+        log.warning("%d prompts of %s are in its training and its test part, as published", len(both), provenance)
+    return pairs

@@ -37,10 +37,17 @@ class ResidStore:
             precision), "disk" maps a temporary file, "recompute" keeps nothing; "auto" takes "ram", and "disk" where that
             would fill over half of the free memory.
         share: of that half, where several stores are filled together.
+        pin: keep "ram" and "fp16" where a GPU can fetch them while it computes.
     """
 
     def __init__(
-        self, tokens: Mapping[int, int], d_model: int, dtype: torch.dtype, cache: Cache = "auto", share: float = 1.0
+        self,
+        tokens: Mapping[int, int],
+        d_model: int,
+        dtype: torch.dtype,
+        cache: Cache = "auto",
+        share: float = 1.0,
+        pin: bool = False,
     ) -> None:
         check_cache(cache)
         self.tokens, self.d_model = tokens, d_model
@@ -61,7 +68,7 @@ class ResidStore:
             path = str(folder / "resid")
             self._all = torch.from_file(path, shared=True, size=size, dtype=kept).view(start, d_model)
         else:
-            self._all = torch.empty(0 if cache == "recompute" else start, d_model, dtype=kept)
+            self._all = torch.empty(0 if cache == "recompute" else start, d_model, dtype=kept, pin_memory=pin)
 
     def put(self, row: int, resid: Float[Tensor, "token d_model"]) -> None:
         """Keep a row.

@@ -19,7 +19,7 @@ from steerlens._flat_route import FlatRoute
 from steerlens._hooked_route import HookedRoute
 from steerlens._resid_store import Cache, ResidStore
 from steerlens.errors import ModelError, PairsError
-from steerlens.resid import Positions
+from steerlens.resid import Positions, check_batch_size
 from steerlens.shapes import DVector
 
 RouteName = Literal["auto", "flat", "hooked"]
@@ -106,12 +106,14 @@ class PairScorer:
     ) -> None:
         if not pairs:
             raise PairsError("there are no pairs to score")
+        check_batch_size(batch_size)
         self.model, self.pairs, self.layer, self.batch_size = model, list(pairs), layer, batch_size
         self.rows = list(range(len(pairs))) if rows is None else sorted(set(rows))
         self.route = choose_route(model, self.pairs, route)
         lengths = {i: sum(map(len, (p.prompt, p.chosen, p.rejected))) for i, p in enumerate(self.pairs)}
+        on_gpu = str(model.cfg.device).startswith("cuda")
         kept = {row: lengths[row] for row in self.rows}
-        self.store = ResidStore(kept, model.cfg.d_model, model.cfg.dtype, cache, share)
+        self.store = ResidStore(kept, model.cfg.d_model, model.cfg.dtype, cache, share, pin=on_gpu)
         self._norms: list[Tensor] = []
         self._reference: Tensor | None = None
         self._reference_from: PairScorer | None = None

@@ -1,7 +1,6 @@
 """Vectors in files: our safetensors, the BiPO authors' .pt, and the .gguf control vectors of llama.cpp and repeng."""
 
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -12,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from steerlens._files import whole_file
 from steerlens._fingerprint import ModelIdentity
 from steerlens.errors import VectorError
 from steerlens.vector import SteeringVector
@@ -30,13 +30,8 @@ def save_vector(vector: SteeringVector, path: Path) -> Path:
         raise VectorError(f"can't save to {path.name!r}; expected a name that ends in .safetensors or .gguf")
     if not path.parent.is_dir():
         raise VectorError(f"can't save to {path}: there is no folder {path.parent}")
-    temporary = str(path.with_name(f".{path.name}.{os.getpid()}.part"))
-    try:
-        writers[path.suffix](vector, temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as partial:
+        writers[path.suffix](vector, str(partial))
     return path
 
 

@@ -10,18 +10,19 @@ True
 
 import hashlib
 import logging
+import operator
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, overload
 
 from steerlens._encode import EncodedPair, Encoder
+from steerlens._rows import OnBad, check_columns, good_rows, listed
 from steerlens._templates import Template, check_template
 from steerlens.errors import PairsError
 
 log = logging.getLogger(__name__)
-OnBad = Literal["raise", "drop"]
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
@@ -36,8 +37,9 @@ class PreferencePair:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of the texts' SHA-256; the same for the flipped pair."""
-        parts = [self.prompt, *sorted((self.chosen, self.rejected))]
+        """16 hex digits of the texts' SHA-256; the same for the flipped pair, and whatever the white space."""
+        prompt, *sides = (" ".join(text.split()) for text in (self.prompt, self.chosen, self.rejected))
+        parts = [prompt, *sorted(sides)]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
 
 
@@ -86,13 +88,13 @@ class PreferencePairs(Sequence[PreferencePair]):
             columns["rejected_prompts"] = rejected_prompts
         # A pandas column is indexed by its labels, a list by its rows.
         columns = {name: column if isinstance(column, str) else list(column) for name, column in columns.items()}
-        _check_columns(columns)
+        check_columns(columns)
         splits = None if splits is None else list(splits)
         if splits is not None and (len(splits) != len(prompts) or set(splits) - set(SPLITS)):
             raise PairsError(
                 f"splits must name one of {SPLITS} for each of the {len(prompts)} pairs; got {splits!r:.80}"
             )
-        keep = _good_rows(columns, on_bad, provenance)
+        keep = good_rows(columns, on_bad, provenance)
         self.template, self.system_prompt, self.provenance = template, system_prompt, provenance
         self.rows: tuple[int, ...] = tuple(keep)
         """the pairs' 0-based rows in what they were made from"""
@@ -115,10 +117,21 @@ class PreferencePairs(Sequence[PreferencePair]):
     @overload
     def __getitem__(self, index: slice | Sequence[int]) -> "PreferencePairs": ...
     def __getitem__(self, index: int | slice | Sequence[int]) -> "PreferencePair | PreferencePairs":
-        if isinstance(index, int):
-            return self._pairs[index]
-        picked = range(len(self))[index] if isinstance(index, slice) else list(index)
-        return self._take(picked)
+        if isinstance(index, slice):
+            return self._take(range(len(self))[index])
+        with suppress(TypeError):  # no whole number
+            return self._pairs[operator.index(index)]  # type: ignore[arg-type]
+        try:
+            picked = list(index)  # type: ignore[arg-type]
+            if picked and all(type(i).__name__ in ("bool", "bool_") for i in picked):
+                if len(picked) != len(self):
+                    raise PairsError(
+                        f"a mask of {len(picked)} truth values; expected one for each of {len(self)} pairs"
+                    )
+                picked = [i for i, keep in enumerate(picked) if keep]
+            return self._take([operator.index(i) for i in picked])
+        except TypeError:
+            raise PairsError(f"pairs[{index!r:.80}]; expected a row, a slice, rows, or a mask") from None
 
     def __repr__(self) -> str:
         shown = self.template if isinstance(self.template, str) else getattr(self.template, "__name__", "a function")
@@ -144,10 +157,17 @@ class PreferencePairs(Sequence[PreferencePair]):
         """One per pair: a vector keeps those of the pairs that trained or selected it."""
         return tuple(pair.fingerprint for pair in self._pairs)
 
+    @property
+    def digest(self) -> str:
+        """16 hex digits of all texts in their order and roles: other for flipped or shuffled labels."""
+        rows = [(p.prompt, p.chosen, p.rejected) for p in self._pairs]
+        return hashlib.sha256(repr((rows, self.rejected_prompts)).encode()).hexdigest()[:16]
+
     def described(self) -> dict[str, Any]:
         """What a vector's settings say of its pairs."""
         template = self.template if isinstance(self.template, str) else "a function"
-        return {"pairs": len(self), "template": template, "system_prompt": self.system_prompt}
+        told = {"pairs": len(self), "pairs_digest": self.digest, "template": template}
+        return {**told, "system_prompt": self.system_prompt}
 
     # -- other sets made from this one --------------------------------------------------------------------------------
 
@@ -264,7 +284,7 @@ class PreferencePairs(Sequence[PreferencePair]):
         if bad:
             raise PairsError(
                 f"{len(bad)} of {len(self)} pairs are longer than the model's context of {model.cfg.n_ctx} tokens: rows "
-                f"{_listed(bad)} of {self.provenance}. Shorten them, or leave them out: pairs.drop_overlong(model)"
+                f"{listed(bad)} of {self.provenance}. Shorten them, or leave them out: pairs.drop_overlong(model)"
             )
         return encoded
 
@@ -275,51 +295,3 @@ class PreferencePairs(Sequence[PreferencePair]):
         if not all(fits):
             log.warning("dropped %d of %d pairs over %d tokens", fits.count(False), len(self), model.cfg.n_ctx)
         return self._take([i for i, fit in enumerate(fits) if fit])
-
-
-def _check_columns(columns: dict[str, Sequence[str]]) -> None:
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise PairsError(f"the columns differ in length: {lengths}; expected one text each per pair")
-    if not next(iter(lengths.values())):
-        raise PairsError("there are no pairs: expected at least one prompt with its two responses")
-    for name, column in columns.items():
-        if isinstance(column, str):
-            raise PairsError(f"{name} is one string; expected a list with one text per pair")
-        wrong = [i for i, text in enumerate(column) if not isinstance(text, str)]
-        if wrong:
-            raise PairsError(
-                f"{name} holds a {type(column[wrong[0]]).__name__} in rows {_listed(wrong)}; expected texts"
-            )
-
-
-def _good_rows(columns: dict[str, Sequence[str]], on_bad: OnBad, provenance: str) -> list[int]:
-    if on_bad not in ("raise", "drop"):
-        raise PairsError(f"on_bad={on_bad!r} is not known; expected 'raise' or 'drop'")
-    n = len(columns["prompts"])
-    bad = {f"empty {name}": [i for i in range(n) if not column[i].strip()] for name, column in columns.items()}
-    if "rejected_prompts" not in columns:
-        same = [i for i in range(n) if columns["chosen"][i] == columns["rejected"][i] and columns["chosen"][i].strip()]
-        bad["chosen equal to rejected"] = same
-    bad = {why: rows for why, rows in bad.items() if rows}
-    dropped = {i for rows in bad.values() for i in rows}
-    if bad and (on_bad == "raise" or len(dropped) == n):
-        listed = "; ".join(f"{why}: rows {_listed(rows)}" for why, rows in bad.items())
-        raise PairsError(
-            f"{len(dropped)} of the {n} pairs of {provenance} can't be used ({listed}; 0-based). "
-            "Mend them, or leave them out: on_bad='drop'"
-        )
-    if bad:
-        log.warning(
-            "dropped %d of %d pairs of %s: %s",
-            len(dropped),
-            n,
-            provenance,
-            dict(Counter({w: len(r) for w, r in bad.items()})),
-        )
-    return [i for i in range(n) if i not in dropped]
-
-
-def _listed(rows: Sequence[int], limit: int = 12) -> str:
-    shown = ", ".join(map(str, rows[:limit]))
-    return shown if len(rows) <= limit else f"{shown}, ... ({len(rows)} in all)"

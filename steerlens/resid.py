@@ -5,6 +5,7 @@
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from numbers import Real
@@ -17,8 +18,8 @@ from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache as KeyValueCache
 from transformer_lens.utilities.activation_functions import apply_softcap
 
-from steerlens._fingerprint import identify
-from steerlens.errors import ModelError, SteeringError
+from steerlens._fingerprint import ModelIdentity, identify
+from steerlens.errors import ModelError, PairsError, SteeringError
 from steerlens.pairs import PreferencePairs
 from steerlens.vector import SteeringVector, check_fits, remember_origin
 
@@ -51,9 +52,16 @@ def check_model(model: object) -> HookedTransformer:
 
 def check_layer(model: HookedTransformer, layer: object) -> int:
     """Return `layer` when the model has it, else raise ModelError."""
-    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < model.cfg.n_layers:
+    whole = -1 if isinstance(layer, bool) or not hasattr(layer, "__index__") else operator.index(layer)
+    if not 0 <= whole < model.cfg.n_layers:
         raise ModelError(f"layer={layer!r}; {model.cfg.model_name} has layers 0 to {model.cfg.n_layers - 1}")
-    return layer
+    return whole
+
+
+def check_batch_size(batch_size: object) -> None:
+    """Raise PairsError unless `batch_size` is a whole number from 1."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise PairsError(f"batch_size={batch_size!r}; expected a whole number from 1")
 
 
 def check_positions(positions: object) -> None:
@@ -194,6 +202,14 @@ def has_hooks(model: HookedTransformer) -> bool:
     return any(getattr(module, kind) for module in model.modules() for kind in kinds)
 
 
+def free_below(model: HookedTransformer, layer: int) -> None:
+    """Let go of the weights that are needed up to `layer`: the embedding and blocks 0 to `layer`; the model is spent."""
+    modules = [model.embed, getattr(model, "pos_embed", None), *model.blocks[: layer + 1]]
+    for module in modules:
+        for weight in () if module is None else module.parameters():
+            weight.data = weight.data.new_empty(0)
+
+
 def make_vector(
     model: HookedTransformer,
     tensor: Tensor,
@@ -205,14 +221,18 @@ def make_vector(
     selected_by: PreferencePairs | None = None,
     seed: int | None = None,
     history: Sequence[Mapping[str, Any]] = (),
+    identity: ModelIdentity | None = None,
 ) -> SteeringVector:
-    """A SteeringVector that knows the model and the pairs that it was made from."""
+    """A SteeringVector that knows the model and the pairs that it was made from.
+
+    identity: the model's, where it was taken before the model lost its lower half.
+    """
     seen = {f for used in (pairs, selected_by) if used is not None for f in used.fingerprints}
     vector = SteeringVector(
         tensor,
         layer,
         method=method,
-        model=identify(model),
+        model=identify(model) if identity is None else identity,
         settings=settings,
         data="none" if pairs is None else pairs.provenance,
         seen=frozenset(seen),

@@ -62,6 +62,10 @@ class SteeringVector:
         check_vector(kept, what="the vector in float32")
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
             raise VectorError(f"layer={self.layer!r}; expected a 0-based block index")
+        if not isinstance(self.method, str) or not self.method:
+            raise VectorError(f"method={self.method!r}; expected a name")
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
+            raise VectorError(f"seed={self.seed!r}; expected a whole number, or None")
         if self.model is not None and self.layer >= self.model.n_layers:
             raise VectorError(f"layer={self.layer}; {self.model.name} has layers 0 to {self.model.n_layers - 1}")
         object.__setattr__(self, "tensor", kept)
@@ -89,6 +93,17 @@ class SteeringVector:
             raise VectorError("the vector is zero, so it has no direction")
         return (self.tensor.double() / self.norm).float()
 
+    @property
+    def effective(self) -> "SteeringVector":
+        """The part that the model can see: on LayerNorm models the vector less its mean over d_model, else the vector.
+
+        A constant added to all of d_model changes nothing there, and TransformerLens's centring takes it out of the
+        residual stream: norms and directions are compared without it.
+        """
+        if self.model is None or self.model.normalization != "LN":
+            return self
+        return self._with(self.tensor.double() - self.tensor.double().mean())
+
     def scaled_to(self, norm: float) -> "SteeringVector":
         """The vector of that norm in the same direction."""
         if not (math.isfinite(norm) and norm >= 0):
@@ -113,6 +128,8 @@ class SteeringVector:
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> "SteeringVector":
+        if divisor == 0:
+            raise VectorError("a vector can't be divided by 0")
         return self * (1 / divisor)
 
     def __neg__(self) -> "SteeringVector":
@@ -201,6 +218,7 @@ def check_same_space(*vectors: SteeringVector) -> None:
     """Raise VectorError unless all vectors belong to the same weights (as far as that is known) and width."""
     known: ModelIdentity | None = None
     for vector in vectors:
+        check_is_vector(vector)
         if vector.tensor.numel() != vectors[0].tensor.numel():
             raise VectorError(
                 f"the vectors have {vectors[0].tensor.numel()} and {vector.tensor.numel()} numbers: they belong to different models"
@@ -215,12 +233,17 @@ def check_same_space(*vectors: SteeringVector) -> None:
         known = known or vector.model
 
 
-def check_fits(vector: SteeringVector, model: ModelIdentity) -> None:
-    """Raise VectorError unless the vector can be added to that model's residual stream after its layer."""
+def check_is_vector(vector: object) -> None:
+    """Raise VectorError unless it is a SteeringVector."""
     if not isinstance(vector, SteeringVector):
         raise VectorError(
             f"got a {type(vector).__name__}; expected a SteeringVector. Wrap a tensor: sl.SteeringVector(tensor, layer=13)"
         )
+
+
+def check_fits(vector: SteeringVector, model: ModelIdentity) -> None:
+    """Raise VectorError unless the vector can be added to that model's residual stream after its layer."""
+    check_is_vector(vector)
     check_vector(vector.tensor, d_model=model.d_model, what=f"the {vector.method} vector")
     if vector.layer >= model.n_layers:
         raise VectorError(

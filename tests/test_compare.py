@@ -1,5 +1,6 @@
 """The one-call comparison: what it finds by itself, what it refuses, and that its numbers are the measures' own."""
 
+import dataclasses
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -171,3 +172,81 @@ def test_the_text_and_the_html_say_the_cosine_and_escape_what_came_from_outside(
     assert f"{comparison.cosine:+.3f}" in html
     assert "What do you want? &lt;b&gt;" in html
     assert "<b>" not in html.replace("<b>What", "")
+
+
+@pytest.mark.parametrize("change", ["flip", "llama-2"])
+def test_a_loaded_vector_finds_the_very_pairs_that_trained_it(
+    tiny_chat_model: HookedTransformer, tmp_path: Path, change: str
+) -> None:
+    built_in = sl.load_pairs("wealth-seeking")
+    changed = built_in.flip() if change == "flip" else built_in.with_template("llama-2")
+    made = [sl.extract_caa(tiny_chat_model, changed.train, layer, progress=False) for layer in (1, 1)]
+    live = sl.compare(*made, n_random=0, multipliers=(-1, 1), progress=False)
+    loaded = [sl.load_vector(v.save(tmp_path / f"{i}.safetensors")) for i, v in enumerate(made)]
+    again = sl.compare(*loaded, model=tiny_chat_model, n_random=0, multipliers=(-1, 1), progress=False)
+    np.testing.assert_allclose(again.own["caa 1"].values, live.own["caa 1"].values, atol=1e-5)
+
+
+def test_a_loaded_vector_of_shuffled_labels_is_not_taken_for_a_real_one(
+    tiny_chat_model: HookedTransformer, tmp_path: Path
+) -> None:
+    shuffled = sl.load_pairs("wealth-seeking").train.shuffle_labels(seed=1)
+    vector = sl.extract_caa(tiny_chat_model, shuffled, 1, progress=False)
+    loaded = sl.load_vector(vector.save(tmp_path / "v.safetensors"))
+    found = sl.compare(loaded, 2 * loaded, model=tiny_chat_model, progress=False)
+    assert "pass pairs=" in found.missing[0]
+
+
+def test_what_layernorm_can_t_see_changes_neither_norm_nor_shift(
+    tiny_models: dict[str, HookedTransformer], pairs: sl.PreferencePairs
+) -> None:
+    caa = sl.extract_caa(tiny_models["gpt2"], pairs.train, 1, progress=False)
+    lifted = dataclasses.replace(caa, tensor=caa.tensor + 5)
+    comparison = sl.compare(caa, lifted, model=tiny_models["gpt2"], pairs=pairs.test, n_random=0, progress=False)
+    first, second = comparison.labels
+    assert comparison.cosine == pytest.approx(1, abs=1e-6)
+    assert comparison.norms[first] == pytest.approx(comparison.norms[second], rel=1e-4)
+    np.testing.assert_allclose(comparison.matched[first].values, comparison.matched[second].values, atol=1e-2)
+    assert comparison.lens[first].top[0][1] == pytest.approx(comparison.lens[second].top[0][1], rel=1e-4)
+
+
+def test_a_user_s_own_random_vector_stands_beside_the_controls(
+    made: tuple[sl.SteeringVector, sl.SteeringVector],
+) -> None:
+    own = sl.random_vectors(made[0], 1, seed=9)[0]
+    comparison = sl.compare(made[0], own, made[0], n_random=2, multipliers=(-1, 1), progress=False)
+    assert comparison.labels == ("bipo 1", "random (given)", "bipo 2")
+    assert "random (given)" in comparison._repr_html_()
+    assert len(comparison.controls["random"]) == 2
+
+
+def test_labels_are_never_the_same_twice(made: tuple[sl.SteeringVector, sl.SteeringVector]) -> None:
+    named = [dataclasses.replace(made[0], method=name) for name in ("bipo", "bipo", "bipo 1")]
+    assert len(set(sl.compare(*named, pairs=None, n_random=0, multipliers=(1,), progress=False).labels)) == 3
+
+
+def test_one_pair_names_no_winner(made: tuple[sl.SteeringVector, sl.SteeringVector], pairs: sl.PreferencePairs) -> None:
+    comparison = sl.compare(*made, pairs=pairs.test[:1], n_random=0, progress=False)
+    assert "too few pairs for an interval" in repr(comparison)
+    assert "ahead" not in repr(comparison)
+
+
+def test_vectors_of_different_layers_are_said_to_be(
+    tiny_chat_model: HookedTransformer, made: tuple[sl.SteeringVector, sl.SteeringVector], pairs: sl.PreferencePairs
+) -> None:
+    other = sl.extract_caa(tiny_chat_model, pairs.train, 3, progress=False)
+    comparison = sl.compare(made[0], other, n_random=1, progress=False)
+    assert "different layers" in repr(comparison)
+    alone = sl.preference_shift(tiny_chat_model, other, pairs.test, progress=False)
+    np.testing.assert_allclose(comparison.own["caa"].values, alone.values, atol=1e-4)
+
+
+def test_things_that_are_no_vectors_and_names_that_are_not_there_are_refused(
+    comparison: sl.Comparison, made: tuple[sl.SteeringVector, sl.SteeringVector]
+) -> None:
+    with pytest.raises(sl.VectorError, match="expected a SteeringVector"):
+        sl.compare(made[0], made[0].tensor)  # type: ignore[arg-type]
+    with pytest.raises(sl.MeasureError, match="'xyz'"):
+        comparison.difference("bipo", "xyz")
+    with pytest.raises(sl.MeasureError, match="quantity='foo'"):
+        comparison.difference("bipo", "caa", quantity="foo")

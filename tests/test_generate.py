@@ -3,6 +3,9 @@
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,11 +13,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from conftest import make_tokenizer
+from conftest import FAMILIES, make_tokenizer
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import steerlens as sl
-from steerlens import _sources
+from steerlens import _generate, _sources
+from steerlens._flat_decode import FlatDecoder, flat_greedy_tokens
+from steerlens._flat_route import FlatRoute
 from steerlens.errors import ModelError, SteeringError, VectorError
 from steerlens.models import load_model
 from steerlens.resid import has_hooks, hook_name
@@ -38,6 +43,11 @@ def vector(layer: int = 1) -> sl.SteeringVector:
 
 def generate(model: HookedTransformer, prompts: Sequence[str], **options: Any) -> list[list[str]]:
     return sl.generate(model, prompts, progress=False, **{"max_new_tokens": NEW, **options})
+
+
+def through(model: HookedTransformer, route: str) -> AbstractContextManager[Any]:
+    """Hooks that change nothing send `generate` through the model's own forward pass."""
+    return nullcontext() if route == "flat" else model.hooks(fwd_hooks=[("hook_embed", lambda resid, hook: None)])
 
 
 def hf_greedy(
@@ -72,13 +82,15 @@ def hf_greedy(
     [("llama", "chat"), ("gpt2", "plain"), ("mistral", "no_bos"), ("gpt_neox", "plain"), ("qwen2", "chat")],
 )
 @pytest.mark.parametrize("positions", ["all", "response"])
+@pytest.mark.parametrize("route", ["flat", "hooked"])
 def test_sixteen_prompts_in_one_padded_batch_are_hugging_faces_greedy_texts(
-    tiny_folder: Callable[..., Any], family: str, tokenizer: str, positions: str
+    tiny_folder: Callable[..., Any], family: str, tokenizer: str, positions: str, route: str
 ) -> None:
     folder, multipliers, vec = tiny_folder(family, tokenizer=tokenizer), (-1.0, 0.0, 2.0), vector()
     hf = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     tok, model = transformers.AutoTokenizer.from_pretrained(folder), load_model(folder, device="cpu")
-    texts = generate(model, PROMPTS, vector=vec, multipliers=multipliers, positions=positions)
+    with through(model, route):
+        texts = generate(model, PROMPTS, vector=vec, multipliers=multipliers, positions=positions)
     assert [len(row) for row in texts] == [3] * 16
     compared = 0
     for prompt, row in zip(PROMPTS, texts, strict=True):
@@ -172,22 +184,152 @@ def test_the_model_leaves_as_it_came(tiny_chat_model: HookedTransformer) -> None
     assert not has_hooks(model)
 
 
+# --- the fast route ---------------------------------------------------------------------------------------------------
+
+ROWS = [[7, 8, 9], [5] * 3 + [6], [7, 8, 9], list(range(20, 45)), [11], [7, 8, 9], list(range(20, 45))]
+MULTIPLIERS = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5, 1.5, 0.0])[:, None]
+
+
+@pytest.mark.parametrize("positions", ["all", "response"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layer", [0, 3])
+def test_the_fast_routes_logits_are_those_of_full_passes(
+    tiny_folder: Callable[..., Any], tiny_models: dict[str, HookedTransformer], family: str, positions: str, layer: int
+) -> None:
+    hf = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder(family), attn_implementation="eager").eval()
+    inner, model, added = getattr(hf, hf.base_model_prefix), tiny_models[family], MULTIPLIERS * noise(32)
+    block = (inner.h if family == "gpt2" else inner.layers)[layer]
+    new = torch.randint(
+        400, (len(ROWS), 16), generator=torch.Generator().manual_seed(1)
+    )  # beyond Mistral's window of 12
+    decoder = FlatDecoder(model, ROWS, added, layer, 16)
+    with torch.no_grad():
+        found = [decoder.start(positions), *(decoder.logits(new[:, i : i + 1]) for i in range(16))]
+        for i, row in enumerate(ROWS):
+            where = torch.arange(len(row) + 16) >= (0 if positions == "all" else len(row) - 1)
+
+            def add(_module: Any, _args: Any, out: Any, change: torch.Tensor = where[:, None] * added[i]) -> Any:
+                return (out[0] + change, *out[1:]) if isinstance(out, tuple) else out + change
+
+            handle = block.register_forward_hook(add)
+            expected = hf(torch.tensor([[*row, *new[i].tolist()]]), use_cache=False).logits[0, len(row) - 1 :]
+            handle.remove()
+            ours = torch.stack([logits[i] for logits in found]).log_softmax(-1)
+            torch.testing.assert_close(ours, expected.log_softmax(-1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_end_leave_the_batch_and_the_others_go_on_as_before(
+    tiny_models: dict[str, HookedTransformer], family: str
+) -> None:
+    added = MULTIPLIERS * noise(32)
+
+    def run(stops: set[int]) -> list[dict[int, int]]:
+        steps = flat_greedy_tokens(tiny_models[family], ROWS, added, 1, "all", 12, stops)
+        with torch.no_grad():
+            return [dict(zip(batch, chosen, strict=True)) for batch, chosen in islice(steps, 12)]
+
+    whole = run(set())
+    assert [len(step) for step in whole] == [len(ROWS)] * 12
+    stops = {whole[2][0], whole[4][3]}
+    ends = {row: next((i for i, step in enumerate(whole) if step[row] in stops), 12) for row in range(len(ROWS))}
+    fewer = run(stops)
+    assert len(fewer) == min(12, max(ends.values()) + 1)
+    assert len(fewer[-1]) < len(ROWS)
+    for i, step in enumerate(fewer):
+        going = [row for row, end in ends.items() if end >= i]
+        assert {row: step[row] for row in going} == {row: whole[i][row] for row in going}
+        assert len(going) > 0.75 * len(step)
+
+
+@pytest.mark.parametrize("positions", ["all", "response"])
+def test_a_row_of_multiplier_zero_is_the_unsteered_one_to_the_bit(
+    tiny_models: dict[str, HookedTransformer], positions: str
+) -> None:
+    for model in tiny_models.values():
+        logits = []
+        for multipliers in (MULTIPLIERS, torch.zeros_like(MULTIPLIERS)):
+            decoder = FlatDecoder(model, ROWS, multipliers * noise(32), 1, 2)
+            with torch.no_grad():
+                logits.append((decoder.start(positions), decoder.logits(torch.full((len(ROWS), 1), 7))))
+        for steered, unsteered in zip(*logits, strict=True):
+            assert torch.equal(steered[[0, 6]], unsteered[[0, 6]])
+            assert not torch.equal(steered[1], unsteered[1])
+
+
+def test_a_hook_on_the_model_is_honoured(tiny_chat_model: HookedTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, taken = tiny_chat_model, []
+    fast = _generate.flat_greedy_tokens
+    monkeypatch.setattr(_generate, "flat_greedy_tokens", lambda *args: taken.append("flat") or fast(*args))
+    plain = generate(model, PROMPTS, vector=vector())
+    assert taken == ["flat"]
+    with through(model, "hooked"):
+        assert generate(model, PROMPTS, vector=vector()) == plain
+    with model.hooks(fwd_hooks=[("blocks.2.hook_mlp_out", lambda out, hook: 0 * out)]):
+        without_mlp = generate(model, PROMPTS, vector=vector())
+    assert taken == ["flat"]
+    kept = model.blocks[2].mlp.W_out.clone(), model.blocks[2].mlp.b_out.clone()
+    try:
+        for parameter in (model.blocks[2].mlp.W_out, model.blocks[2].mlp.b_out):
+            parameter.zero_()
+        assert generate(model, PROMPTS, vector=vector()) == without_mlp != plain
+    finally:
+        model.blocks[2].mlp.W_out.copy_(kept[0])
+        model.blocks[2].mlp.b_out.copy_(kept[1])
+    assert taken == ["flat"] * 2
+
+
+def test_chunks_are_sorted_by_length_and_fit_the_free_memory(
+    tiny_chat_model: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen = tiny_chat_model, []
+    decode = _generate._decode
+
+    def watched(model: Any, rows: Any, *others: Any) -> Any:
+        seen.append([len(row) for row in rows])
+        return decode(model, rows, *others)
+
+    monkeypatch.setattr(_generate, "_decode", watched)
+    options = {"vector": vector(), "multipliers": (1, -1), "max_new_tokens": 4}
+    whole = generate(model, PROMPTS, **options)
+    assert [len(chunk) for chunk in seen] == [32]
+    for free, expected in ((0, [1] * 32), (10_000_000, None)):
+        seen.clear()
+        monkeypatch.setattr(_generate.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        assert generate(model, PROMPTS, **options) == whole
+        lengths = [n for chunk in seen for n in chunk]
+        assert lengths == sorted(lengths, reverse=True)
+        if expected is not None:
+            assert [len(chunk) for chunk in seen] == expected
+    assert 1 < len(seen) < 32
+    assert len(seen[0]) < len(seen[-2])  # shorter rows, more of them
+
+
 # --- where an answer ends -------------------------------------------------------------------------------------------
 
 
-def chain_model(follows: dict[int, int], tokenizer: Any) -> HookedTransformer:
+@pytest.fixture(params=["flat", "hooked"])
+def chain_model(request: pytest.FixtureRequest) -> Callable[..., HookedTransformer]:
+    """Makes a model that takes the route; the flat one knows no model without norms."""
+    return lambda follows, tokenizer: make_chain(follows, tokenizer, "LNPre" if request.param == "flat" else None)
+
+
+def make_chain(follows: dict[int, int], tokenizer: Any, normalization: str | None) -> HookedTransformer:
     """A model whose next token is `follows[token]`, or the token again: blocks of zeros between one-hot embeddings."""
     d_vocab = len(tokenizer)
     fields = {"n_layers": 1, "d_model": d_vocab, "n_ctx": 64, "d_head": 8, "d_vocab": d_vocab, "act_fn": "relu"}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
-        model = HookedTransformer(HookedTransformerConfig(**fields, normalization_type=None, device="cpu", seed=0))
+        model = HookedTransformer(
+            HookedTransformerConfig(**fields, normalization_type=normalization, device="cpu", seed=0)
+        )
     model.tokenizer = tokenizer
     for parameter in model.parameters():
         parameter.requires_grad_(False).zero_()
     model.embed.W_E.copy_(torch.eye(d_vocab))
     for token in range(d_vocab):
         model.unembed.W_U[token, follows.get(token, token)] = 1
+    assert FlatRoute.fits(model, 20) == (normalization is not None)
     return model
 
 
@@ -195,7 +337,9 @@ def ids(tokenizer: Any, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)
 
 
-def test_an_answer_stops_at_the_end_of_its_turn_and_holds_no_special_token() -> None:
+def test_an_answer_stops_at_the_end_of_its_turn_and_holds_no_special_token(
+    chain_model: Callable[..., HookedTransformer],
+) -> None:
     tok = make_tokenizer("plain")
     (a,), (b,), (c,), (x,) = (ids(tok, letter) for letter in "abcx")
     end, pad = tok.eos_token_id, tok.pad_token_id
@@ -205,7 +349,7 @@ def test_an_answer_stops_at_the_end_of_its_turn_and_holds_no_special_token() -> 
     assert generate(model, ["a"], template="plain", max_new_tokens=3) == [["bc"]]
 
 
-def test_the_end_of_a_chat_templates_turn_stops_as_the_eos_does() -> None:
+def test_the_end_of_a_chat_templates_turn_stops_as_the_eos_does(chain_model: Callable[..., HookedTransformer]) -> None:
     tok = make_tokenizer("plain")
     tok.chat_template = (
         "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}<pad>{% endif %}{% endfor %}"
@@ -215,7 +359,7 @@ def test_the_end_of_a_chat_templates_turn_stops_as_the_eos_does() -> None:
     assert generate(model, ["a", "c"]) == [["b"], ["d"]]
 
 
-def test_rows_of_one_batch_end_apart() -> None:
+def test_rows_of_one_batch_end_apart(chain_model: Callable[..., HookedTransformer]) -> None:
     tok = make_tokenizer("plain")
     letters = [ids(tok, letter)[0] for letter in "abcdefg"]
     model = chain_model(dict(zip(letters, [*letters[1:], tok.eos_token_id], strict=True)), tok)

@@ -15,6 +15,7 @@ from typing import Any
 
 import datasets
 import huggingface_hub
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -903,3 +904,22 @@ def test_every_pairs_error_is_ours_and_a_value_error() -> None:
 
 def test_the_built_in_pairs_fit_a_small_context(wealth: PreferencePairs, tiny_chat_model: HookedTransformer) -> None:
     assert len(wealth.encode(tiny_chat_model)) == 200
+
+
+def test_masks_and_numpy_rows_pick_what_they_say() -> None:
+    pairs = load_pairs("wealth-seeking").val
+    mask = np.arange(len(pairs)) % 7 == 3
+    assert pairs[mask].prompts == tuple(p for i, p in enumerate(pairs.prompts) if i % 7 == 3)
+    assert pairs[np.int64(2)] == pairs[2]
+    assert pairs[np.array([4, 1])].prompts == (pairs[4].prompt, pairs[1].prompt)
+    with pytest.raises(PairsError, match="a mask of 2 truth values"):
+        _ = pairs[[True, False]]
+    with pytest.raises(PairsError, match="expected a row"):
+        _ = pairs["first"]  # type: ignore[call-overload]
+
+
+def test_the_digest_knows_roles_and_order_and_the_fingerprints_do_not() -> None:
+    pairs = load_pairs("wealth-seeking").val
+    assert len({pairs.digest, pairs.flip().digest, pairs.shuffle_labels(seed=0).digest, pairs[::-1].digest}) == 4
+    assert pairs.flip().flip().digest == pairs.digest
+    assert set(pairs.fingerprints) == set(pairs.flip().fingerprints) == set(pairs[::-1].fingerprints)

@@ -1,6 +1,7 @@
 """Caches of the residual stream: the same vector from each, 16 bits nearly, and nothing left on disk."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -9,6 +10,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
+from steerlens._fingerprint import living_models
 from steerlens._resid_store import ResidStore
 from steerlens._scores import PairScorer
 from steerlens.errors import TrainingError
@@ -78,3 +80,26 @@ def test_numbers_that_sixteen_bits_can_t_hold_are_refused() -> None:
 def test_an_unknown_cache_is_refused(tiny_chat_model: HookedTransformer) -> None:
     with pytest.raises(TrainingError, match="cache='tape'"):
         sl.train_bipo(tiny_chat_model, PAIRS, 1, cache="tape", progress=False)
+
+
+def test_without_its_lower_half_the_model_trains_to_the_same_vector_in_less_memory(
+    tiny_folder: Callable[..., Path],
+) -> None:
+    model = sl.load_model(tiny_folder("llama", tokenizer="chat"), device="cpu")
+    options = {"lr": 0.05, "max_steps": 5, "val_pairs": PAIRS[6:], "progress": False}
+    whole = sl.train_bipo(model, PAIRS[:6], 1, **options)
+    size = sum(p.numel() for p in model.parameters())
+    freed = sl.train_bipo(model, PAIRS[:6], 1, free_lower=True, **options)
+    assert torch.equal(freed.tensor, whole.tensor)
+    assert freed.model == whole.model
+    upper = sum(p.numel() for block in model.blocks[2:] for p in block.parameters())
+    rest = sum(p.numel() for p in (*model.ln_final.parameters(), *model.unembed.parameters()))
+    assert sum(p.numel() for p in model.parameters()) == upper + rest < size
+    with pytest.raises(sl.ModelError, match="load it again"):
+        sl.generate(model, ["What now?"], vector=freed, progress=False)
+    assert model not in living_models()
+
+
+def test_the_lower_half_can_t_be_dropped_and_recomputed(tiny_chat_model: HookedTransformer) -> None:
+    with pytest.raises(TrainingError, match="use one of them"):
+        sl.train_bipo(tiny_chat_model, PAIRS, 1, free_lower=True, cache="recompute", progress=False)

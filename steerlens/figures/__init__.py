@@ -5,6 +5,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from steerlens._comparison import Comparison
+from steerlens._files import whole_file
 from steerlens._results import Result
 from steerlens.errors import FigureError
 from steerlens.figures.curves import dose_response, side_by_side
@@ -36,9 +37,8 @@ def save(result: Result, path: str | Path) -> Path:
         raise FigureError(f"can't save to {path}: there is no folder {path.parent}")
     figure = draw(result)
     content = page(result, figure).encode() if path.suffix == ".html" else _image(figure, path.suffix[1:])
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(content)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
     return path
 
 

@@ -1,7 +1,7 @@
 """Curves over multipliers: what a vector does at each strength, with intervals and beside its controls."""
 
 from collections.abc import Sequence
-from html import escape
+from typing import get_args
 
 import numpy as np
 import plotly.graph_objects as go
@@ -9,10 +9,10 @@ from plotly.subplots import make_subplots
 
 from steerlens._comparison import Comparison
 from steerlens.errors import FigureError
-from steerlens.figures.theme import colour, dash, display_name, faded, style
+from steerlens.figures.theme import colour, dash, display_name, faded, plain, style
 from steerlens.measures.effect import PreferenceShift, Quantity
 
-UNITS = {"values": "nats", "per_token": "nats per token"}
+UNITS = {q: "nats per token" if "per_token" in q else "nats" for q in get_args(Quantity)}
 
 
 def dose_response(shifts: Sequence[PreferenceShift], quantity: Quantity = "values") -> go.Figure:
@@ -47,11 +47,12 @@ def side_by_side(comparison: Comparison) -> go.Figure:
 
 
 def _curve(shift: PreferenceShift, quantity: Quantity, *, legend: bool = True) -> list[go.Scatter]:
-    order = np.argsort(shift.multipliers)
-    x = np.asarray(shift.multipliers)[order]
+    measured = shift.multipliers if quantity in ("values", "per_token") else shift.odd_multipliers
+    order = np.argsort(measured)
+    x = np.asarray(measured)[order]
     mean = shift.mean(quantity)[order]
     low, high = (side[order] for side in shift.interval(quantity))
-    name, paint = escape(display_name(shift.label)), colour(shift.label)
+    name, paint = plain(display_name(shift.label)), colour(shift.label)
     band = go.Scatter(
         x=np.concatenate([x, x[::-1]]),
         y=np.concatenate([high, low[::-1]]),
@@ -74,7 +75,7 @@ def _curve(shift: PreferenceShift, quantity: Quantity, *, legend: bool = True) -
         legendgroup=shift.label,
         showlegend=legend,
         hovertemplate=f"{name}, norm {shift.norm:.3g}<br>multiplier %{{x:+g}}<br>%{{y:+.3f}} "
-        f"[%{{customdata[0]:+.3f}}, %{{customdata[1]:+.3f}}] {UNITS.get(quantity, 'nats')}<extra></extra>",
+        f"[%{{customdata[0]:+.3f}}, %{{customdata[1]:+.3f}}] {UNITS[quantity]}<extra></extra>",
     )
     return [band, line]
 
@@ -94,8 +95,8 @@ def _control_points(shift: PreferenceShift, first: bool) -> go.Scatter:
 
 def _cosine_bars(comparison: Comparison) -> go.Figure:
     """Without a model there are only cosines: one bar per vector, to the first."""
-    names = [escape(display_name(label)) for label in comparison.labels[1:]]
+    names = [plain(display_name(label)) for label in comparison.labels[1:]]
     paint = [colour(label) for label in comparison.labels[1:]]
     figure = go.Figure(go.Bar(x=comparison.cosines[0, 1:], y=names, orientation="h", marker={"color": paint}))
-    figure.update_xaxes(title_text=f"cosine to {escape(display_name(comparison.labels[0]))}", range=[-1, 1])
+    figure.update_xaxes(title_text=f"cosine to {plain(display_name(comparison.labels[0]))}", range=[-1, 1])
     return style(figure, width=520, height=180 + 40 * len(names))

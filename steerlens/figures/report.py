@@ -1,5 +1,6 @@
 """A result as text, as a notebook's HTML, and as one self-contained page; every text and token in it is escaped."""
 
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -89,10 +90,17 @@ def _headline(comparison: Comparison) -> list[str]:
         for quantity, unit in (("odd", "nats"), ("odd_per_token", "nats per token")):
             gap = comparison.difference(*comparison.labels[:2], quantity=quantity)
             ahead = "no clear difference" if gap.low <= 0 <= gap.high else f"{first if gap.mean > 0 else second} ahead"
+            if not math.isfinite(gap.low):
+                ahead = "too few pairs for an interval"
             lines.append(
                 f"at equal norm {comparison.matched_norm:.3g}, odd part at multiplier 1: {first} - {second} = {gap.mean:+.3g} "
                 f"{unit}, 95% interval [{gap.low:+.3g}, {gap.high:+.3g}] over pairs: {ahead}"
             )
+    if len(set(comparison.layers.values())) > 1 and comparison.matched:
+        at = comparison.layers[comparison.labels[0]]
+        lines.append(
+            f"the vectors belong to different layers, where a norm weighs differently; the controls are added after layer {at}"
+        )
     seen = max((s.seen_pairs for s in comparison.own.values()), default=0)
     if seen:
         lines.append(f"WARNING: {seen} of these pairs trained or selected a vector (allow_seen=True)")
@@ -114,7 +122,7 @@ def _shift_table(comparison: Comparison) -> str:
     pairs = next(iter(comparison.own.values()))
     rows = []
     for strength, shift in comparison.shifts():
-        if shift.label == "random" or 1.0 not in shift.odd_multipliers:
+        if (strength == "control" and shift.label == "random") or 1.0 not in shift.odd_multipliers:
             continue
         at = shift.odd_multipliers.index(1.0)
         cells = [_name(shift.label), strength, f"{shift.norm:.3g}"]
@@ -194,7 +202,7 @@ def _provenance(comparison: Comparison) -> str:
                 escape(model),
                 str(vector.layer),
                 escape(vector.data),
-                str(vector.seed),
+                escape(str(vector.seed)),
                 f'<span style="white-space:normal">{escape(settings)}</span>',
             ]
         )

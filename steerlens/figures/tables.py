@@ -1,10 +1,8 @@
 """What a direction speaks, as bars."""
 
-from html import escape
-
 import plotly.graph_objects as go
 
-from steerlens.figures.theme import display_name, style
+from steerlens.figures.theme import display_name, plain, style
 from steerlens.measures.logit_lens import LogitLens
 
 UP, DOWN = "#0072B2", "#D55E00"
@@ -28,9 +26,9 @@ def lens_bars(lens: LogitLens) -> go.Figure:
             hovertemplate="%{x:+.4f}<extra></extra>",
         )
     )
-    labels = [escape(visible(token)) for token, _ in cells]
+    labels = [plain(visible(token)) for token, _ in cells]
     figure.update_yaxes(tickmode="array", tickvals=list(range(len(cells))), ticktext=labels)
-    figure.update_xaxes(title_text=f"logit per unit of {escape(display_name(lens.label))}")
+    figure.update_xaxes(title_text=f"logit per unit of {plain(display_name(lens.label))}")
     style(figure, width=520, height=160 + 22 * len(cells))
     figure.update_yaxes(zeroline=False)
     return figure

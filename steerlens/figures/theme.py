@@ -1,5 +1,7 @@
 """One look for all figures: Okabe and Ito's colour-blind-safe palette, one colour per method, readable at 3.3 inches."""
 
+from html import escape
+
 import plotly.graph_objects as go
 
 COLOURS = {
@@ -45,6 +47,11 @@ def display_name(label: str) -> str:
     """A label as a reader of a paper knows it."""
     base = label.rstrip("0123456789 ")
     return NAMES.get(base, base) + label[len(base) :]
+
+
+def plain(text: str) -> str:
+    """A text that plotly shows as it is: no markup, and no %{...} of a hover template."""
+    return escape(text, quote=False).replace("%{", "%\u200b{")
 
 
 def faded(hex_colour: str, alpha: float) -> str:

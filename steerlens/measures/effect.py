@@ -7,7 +7,7 @@ response's length, and damage moves both signs of a vector the same way.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -94,12 +94,14 @@ class PreferenceShift(Result):
 
     def mean(self, quantity: Quantity = "values") -> Float[np.ndarray, " multiplier"]:
         """The mean over pairs."""
+        check_quantity(quantity)
         return getattr(self, quantity).mean(0)
 
     def interval(
         self, quantity: Quantity = "values", *, level: float = 0.95
     ) -> tuple[Float[np.ndarray, " multiplier"], Float[np.ndarray, " multiplier"]]:
         """Bootstrap interval of the mean, over pairs: (low, high)."""
+        check_quantity(quantity)
         return mean_interval(getattr(self, quantity), level=level)
 
     def to_frame(self) -> pd.DataFrame:
@@ -131,6 +133,12 @@ class PreferenceShift(Result):
             + ", ".join(cells)
             + ")"
         )
+
+
+def check_quantity(quantity: object) -> None:
+    """Raise MeasureError unless `quantity` is one that a shift has."""
+    if quantity not in get_args(Quantity):
+        raise MeasureError(f"quantity={quantity!r} is not known; expected one of {get_args(Quantity)}")
 
 
 def preference_shift(
@@ -178,8 +186,12 @@ def shift_on(
 ) -> PreferenceShift:
     """`preference_shift` with the pairs' lower half already computed, for many vectors at one layer."""
     check_positions(positions)
-    if not len(multipliers) or len(set(multipliers)) < len(multipliers) or not all(map(math.isfinite, multipliers)):
-        raise MeasureError(f"multipliers={tuple(multipliers)}; expected finite numbers, each once")
+    try:
+        fits = len(multipliers) and len(set(multipliers)) == len(multipliers) and all(map(math.isfinite, multipliers))
+    except TypeError:
+        fits = False
+    if not fits:
+        raise MeasureError(f"multipliers={multipliers!r}; expected a list of finite numbers, each once")
     v = vector.tensor.to(scorer.model.cfg.device)
     shifts = np.stack([scorer.all_shifts(v, m, positions).numpy() for m in multipliers], axis=1)
     return PreferenceShift(

@@ -54,7 +54,9 @@ def logit_lens(model: HookedTransformer, vector: SteeringVector, *, k: int = 10,
     check_fits(vector, identify(model))
     if not 1 <= k <= model.cfg.d_vocab // 2:
         raise MeasureError(f"k={k}; expected from 1 to {model.cfg.d_vocab // 2}, half of the vocabulary")
-    values = lens_values(model, vector.direction)
+    if vector.effective.norm == 0:
+        raise MeasureError(f"the {vector.method} vector is zero: it has no direction to read")
+    values = lens_values(model, vector.effective.direction)
     order = values.argsort()
     cell = [(token_text(model, int(i)), float(values[i])) for i in (*order[-k:][::-1], *order[:k])]
     return LogitLens(label or vector.method, tuple(cell[:k]), tuple(cell[k:]), float(values.std()))

@@ -24,7 +24,7 @@ def cosines(vectors: Sequence[SteeringVector]) -> Float[np.ndarray, "vector vect
     check_same_space(*vectors)
     units = []
     for vector in vectors:
-        part = effective(vector, like=vectors)
+        part = _effective(vector, vectors)
         norm = float(part.norm())
         if norm == 0:
             raise MeasureError(f"the {vector.method} vector is zero: it has no direction to compare")
@@ -33,8 +33,8 @@ def cosines(vectors: Sequence[SteeringVector]) -> Float[np.ndarray, "vector vect
     return np.clip(stacked @ stacked.T, -1, 1)
 
 
-def effective(vector: SteeringVector, like: Sequence[SteeringVector] = ()) -> Float[Tensor, " d_model"]:
-    """The part of a vector that the model can see, in float64: on LayerNorm models without its mean over d_model."""
+def _effective(vector: SteeringVector, like: Sequence[SteeringVector]) -> Float[Tensor, " d_model"]:
+    """`vector.effective` in float64, by the model of its neighbours where its own is not known."""
     tensor = vector.tensor.double()
     known = next((v.model for v in (vector, *like) if v.model is not None), None)
     return tensor - tensor.mean() if known is not None and known.normalization == "LN" else tensor

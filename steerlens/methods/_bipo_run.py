@@ -14,14 +14,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._fingerprint import identify
+from steerlens._fingerprint import ModelIdentity, identify
 from steerlens._resid_store import Cache, check_cache
 from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, TrainingError
 from steerlens.methods._descent import Descent, DescentSettings, check_numbers, read_checkpoint, write_checkpoint
 from steerlens.methods._order import Order, Plan, Sign, drawn_order, given_order, one_sign
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import make_vector
+from steerlens.resid import free_below, make_vector
 from steerlens.vector import SteeringVector
 
 
@@ -43,12 +43,15 @@ class BipoSettings:
     eval_every: int | None
     checkpoint_every: int
     cache: Cache
+    free_lower: bool = False
 
     def __post_init__(self) -> None:
         check_numbers(self, above_zero=("beta", "epochs", "max_steps", "batch_size", "eval_every", "checkpoint_every"))
         if self.sign not in get_args(Sign):
             raise TrainingError(f"sign={self.sign!r} is not known; expected one of {get_args(Sign)}")
         check_cache(self.cache)
+        if self.free_lower and self.cache == "recompute":
+            raise TrainingError("free_lower=True drops the blocks that cache='recompute' needs: use one of them")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class TrainingData:
     order: Order | None
 
     def __post_init__(self) -> None:
+        for given in (self.pairs, self.val_pairs):
+            if given is not None and not isinstance(given, PreferencePairs):
+                raise PairsError(
+                    f"got pairs as a {type(given).__name__}; expected sl.PreferencePairs or sl.load_pairs(...)"
+                )
         if not len(self.pairs) or (self.val_pairs is not None and not len(self.val_pairs)):
             raise PairsError("there are no pairs to train on, or val_pairs is empty: leave val_pairs out instead")
         shared = set(self.pairs.fingerprints) & set(() if self.val_pairs is None else self.val_pairs.fingerprints)
@@ -91,6 +99,7 @@ class _Run:
     seed: int
     plan: Plan
     scorer: PairScorer
+    model_identity: ModelIdentity
     saved: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
@@ -118,6 +127,7 @@ class _Run:
             selected_by=self.data.val_pairs,
             seed=self.seed,
             history=self.descent.history[:rows],
+            identity=self.model_identity,
         )
 
     def result(self) -> SteeringVector:
@@ -130,15 +140,15 @@ class _Run:
         try:
             self.descent.advance(loss, gradient, epoch=step // self.per_epoch, sign=one_sign(signs))
         except TrainingError as error:
-            raise self._stopped(error) from None
+            raise TrainingError(*self._stopped(error)) from None
         if val is not None and ((step + 1) % self.eval_every == 0 or step + 1 == len(self.plan)):
             self.descent.evaluated(*(_margin(val, self.descent.vector.detach(), sign) for sign in (1, -1)))
 
-    def _stopped(self, error: TrainingError) -> TrainingError:
+    def _stopped(self, error: TrainingError) -> tuple[str, SteeringVector | None]:
         if self.descent.good is None:
-            return TrainingError(f"{error} without any vector: the model's own numbers are not finite")
+            return f"{error} without any vector: the model's own numbers are not finite", None
         good, steps = self.descent.good
-        return TrainingError(
+        return (
             f"{error}. The last vector whose loss was finite is in this error's .vector (norm {float(good.norm()):.4g}, the "
             f"residual stream's {self.descent.scale:.4g}). A smaller lr, or float32 weights, usually cure it",
             self.vector(good, steps, steps),
@@ -147,7 +157,11 @@ class _Run:
 
 def about(data: TrainingData, steps: DescentSettings) -> dict[str, Any]:
     """What a vector's record says of its settings."""
-    told = {name: value for name, value in asdict(data.settings).items() if name not in ("checkpoint_every", "cache")}
+    told = {
+        name: value
+        for name, value in asdict(data.settings).items()
+        if name not in ("checkpoint_every", "cache", "free_lower")
+    }
     order = "drawn" if data.order is None else "given"
     return {**told, **asdict(steps), "order": order, **data.pairs.described()}
 
@@ -165,21 +179,26 @@ def run_together(
         if steps.patience is not None and data.val_pairs is None:
             raise TrainingError(f"patience={steps.patience} watches the validation margin: pass val_pairs=")
     plans = [data.plan(seed) for _, seed in jobs]
-    identity = _identity(data, layers[0], *jobs[0], plans[0])
+    model_identity = identify(data.model)
+    encoded = data.pairs.encode(data.model)
+    val_encoded = [] if data.val_pairs is None else data.val_pairs.encode(data.model)
+    identity = _identity(data, layers[0], *jobs[0], plans[0], tokens=_digest([*encoded, "validation", *val_encoded]))
     saved = None if checkpoint is None else read_checkpoint(checkpoint, identity)
     used = sorted({row for plan in plans for rows, _ in plan for row in rows})
     cache = data.settings.cache
-    encoded = data.pairs.encode(data.model)
     train = PairScorer.at_layers(data.model, encoded, layers, rows=used, cache=cache, progress=progress)
     val: dict[int, PairScorer] = {}
-    if data.val_pairs is not None:
-        val_encoded = data.val_pairs.encode(data.model)
+    if val_encoded:
         val = PairScorer.at_layers(data.model, val_encoded, layers, cache=cache, progress=progress)
+    if data.settings.free_lower:
+        _ = [scorer.reference for scorer in (*train.values(), *val.values())]  # nothing below is asked for again
+        free_below(data.model, min(layers))
     made = []
     for layer in layers:
         scorer = train.pop(layer)  # its residual streams are let go when its vectors are trained
         every = [
-            _Run(data, layer, steps, seed, plan, scorer, saved) for (steps, seed), plan in zip(jobs, plans, strict=True)
+            _Run(data, layer, steps, seed, plan, scorer, model_identity, saved)
+            for (steps, seed), plan in zip(jobs, plans, strict=True)
         ]
         _take_steps(every, scorer, val.pop(layer, None), checkpoint, identity, progress)
         made += [run.result() for run in every]
@@ -244,15 +263,15 @@ def _postfix(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return shown if measured is None else {**shown, "val": f"{measured['val_plus']:+.2f}/{measured['val_minus']:+.2f}"}
 
 
-def _identity(data: TrainingData, layer: int, steps: DescentSettings, seed: int, plan: Plan) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be this run's."""
-    val = () if data.val_pairs is None else data.val_pairs.fingerprints
+def _identity(
+    data: TrainingData, layer: int, steps: DescentSettings, seed: int, plan: Plan, *, tokens: str
+) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be this run's; `tokens` digests all pairs as the model sees them."""
     return about(data, steps) | {
         "layer": layer,
         "seed": seed,
         "plan": _digest(plan),
-        "pairs_digest": _digest(data.pairs.fingerprints),
-        "val_pairs": _digest(val),
+        "tokens": tokens,
         "weights": _digest(identify(data.model).fingerprint),
         "dtype": str(data.model.cfg.dtype),
         "cache": "fp16" if data.settings.cache == "fp16" else "exact",

@@ -5,7 +5,6 @@ It knows no loss: a method hands in each step's loss and gradient.
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from steerlens._files import whole_file
 from steerlens.errors import TrainingError
 
 Schedule = Literal["cosine", "linear", "constant"]
@@ -163,6 +163,7 @@ class Descent:
                 name: value.clone() if name == "step" else value.to(like.device) for name, value in adam.items()
             }
         self.history, self.waited = [dict(row) for row in record["history"]], record["waited"]
+        self.good = tensors["vector"].to(like.device), len(self.history)
         if record["best"] is not None:
             self.best = (record["best"][0], tensors["best"].to(like.device), record["best"][1])
 
@@ -171,13 +172,8 @@ def write_checkpoint(path: Path, state: tuple[Mapping[str, Tensor], Mapping[str,
     """Write a run's state; the file is always whole: the old one until the new one is complete."""
     tensors, record = state
     text = {"format": CHECKPOINT, "run": json.dumps(run), "record": json.dumps(record)}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as partial:
         save_file(dict(tensors), partial, text)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def read_checkpoint(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

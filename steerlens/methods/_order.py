@@ -43,7 +43,7 @@ def given_order(order: Order, n: int) -> Plan:
             rows, sign = given
             signs = [sign] * len(rows) if isinstance(sign, int) else list(sign)
             good = rows and set(signs) <= {1, -1} and len(signs) == len(rows) and all(0 <= r < n for r in rows)
-        except TypeError:
+        except (TypeError, ValueError):
             good = False
         if not good:
             raise TrainingError(

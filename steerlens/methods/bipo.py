@@ -93,6 +93,7 @@ def train_bipo(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 25,
     cache: Cache = "auto",
+    free_lower: bool = False,
     progress: bool = True,
 ) -> SteeringVector:
     """Train one vector so that +v makes the chosen responses likelier and -v the rejected ones.
@@ -128,6 +129,8 @@ def train_bipo(
         cache: where the residual streams at the layer are kept: "ram", "fp16" (half of a float32 model's memory; the
             gradient keeps about 5e-4 of precision), "disk" (a temporary file, mapped), "recompute"; "auto" takes "ram", and
             "disk" where that would fill over half of the free memory.
+        free_lower: let go of the model's weights below the layer once the pairs are read, to save memory: the model can't
+            be used for anything else afterwards.
         progress: show a progress bar.
 
     Returns:
@@ -151,7 +154,7 @@ def train_bipo(
         - the code keeps two fp32 copies of the model and runs the unsteered one in every step; here it runs once, and
           padding positions, which the code steers and masks out, are not computed.
     """
-    settings = BipoSettings(beta, epochs, max_steps, batch_size, sign, eval_every, checkpoint_every, cache)
+    settings = BipoSettings(beta, epochs, max_steps, batch_size, sign, eval_every, checkpoint_every, cache, free_lower)
     steps = DescentSettings(lr, warmup_steps, schedule, schedule_steps, max_grad_norm, weight_decay, max_norm, patience)
     data = TrainingData(check_model(model), pairs, val_pairs, settings, order)
     path = None if checkpoint is None else Path(checkpoint)

@@ -18,7 +18,7 @@ from steerlens._hooked_route import last_token_resid
 from steerlens._scores import PairScorer
 from steerlens.errors import PairsError
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import check_layer, check_model, make_vector
+from steerlens.resid import check_batch_size, check_layer, check_model, make_vector
 from steerlens.vector import SteeringVector
 
 ReadPosition = Literal["mean", "last", "answer", "prompt"]
@@ -70,6 +70,9 @@ def caa_differences(
 ) -> Float[Tensor, "pair d_model"]:
     """Each pair's difference of activations, chosen less rejected, in float64; `extract_caa` is their mean."""
     model, layer = check_model(model), check_layer(model, layer)
+    if not isinstance(pairs, PreferencePairs):
+        raise PairsError(f"got pairs as a {type(pairs).__name__}; expected sl.PreferencePairs or sl.load_pairs(...)")
+    check_batch_size(batch_size)
     if position not in get_args(ReadPosition):
         raise PairsError(f"position={position!r} is not known; expected one of {get_args(ReadPosition)}")
     if not len(pairs):
@@ -123,6 +126,11 @@ def _prompt_differences(
 
     def read(prompts: Sequence[str]) -> Tensor:
         tokens = [encoder.generation_prompt(text) for text in prompts]
+        long = [row for row, ids in zip(pairs.rows, tokens, strict=True) if len(ids) > model.cfg.n_ctx]
+        if long:
+            raise PairsError(
+                f"the prompts of rows {long[:12]} are longer than the model's context of {model.cfg.n_ctx} tokens"
+            )
         return last_token_resid(model, tokens, layer, batch_size=batch_size).double()
 
     return read(pairs.prompts) - read(pairs.rejected_prompts)

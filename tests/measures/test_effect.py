@@ -134,3 +134,36 @@ def test_the_figure_shows_the_means_and_their_interval(
     np.testing.assert_allclose(line.y, shift.mean())
     np.testing.assert_allclose(sorted(band.y), sorted([*shift.interval()[0], *shift.interval()[1]]))
     assert "nats" in shift.figure().layout.yaxis.title.text
+
+
+@pytest.mark.parametrize("batch_size", [-1, 0, 2.5])
+def test_a_batch_size_that_makes_no_sense_is_refused_and_never_gives_zeros(
+    tiny_chat_model: HookedTransformer, vector: sl.SteeringVector, batch_size: float
+) -> None:
+    for measure in (
+        lambda: sl.preference_shift(tiny_chat_model, vector, PAIRS, batch_size=batch_size, progress=False),
+        lambda: sl.extract_caa(tiny_chat_model, PAIRS, 1, batch_size=batch_size, progress=False),
+        lambda: sl.bipo_loss(tiny_chat_model, vector.tensor, PAIRS, 1, batch_size=batch_size),
+    ):
+        with pytest.raises(sl.PairsError, match="batch_size="):
+            measure()
+
+
+def test_the_odd_part_is_drawn_over_its_own_multipliers(
+    tiny_chat_model: HookedTransformer, vector: sl.SteeringVector
+) -> None:
+    from steerlens.figures.curves import dose_response
+
+    shift = sl.preference_shift(tiny_chat_model, vector, PAIRS, progress=False)
+    _, line = dose_response([shift], "odd_per_token").data
+    assert list(line.x) == [1, 2]
+    np.testing.assert_allclose(line.y, shift.mean("odd_per_token"))
+
+
+def test_pairs_that_differ_from_trained_ones_in_white_space_count_as_seen(tiny_chat_model: HookedTransformer) -> None:
+    trained = sl.extract_caa(tiny_chat_model, PAIRS[:2], 1, progress=False)
+    spaced = sl.PreferencePairs(
+        [f"{p.prompt} " for p in PAIRS[:2]], [f" {p.chosen}" for p in PAIRS[:2]], [p.rejected for p in PAIRS[:2]]
+    )
+    with pytest.raises(sl.MeasureError, match="2 of these 2"):
+        sl.preference_shift(tiny_chat_model, trained, spaced, progress=False)

@@ -195,3 +195,19 @@ def test_a_run_that_is_a_snapshot_of_a_longer_schedule_follows_that_schedule(
 def test_options_out_of_range_are_refused_by_name(tiny_chat_model: HookedTransformer, options: dict[str, Any]) -> None:
     with pytest.raises(TrainingError, match=f"{next(iter(options))}="):
         train(tiny_chat_model, **options)
+
+
+@pytest.mark.parametrize("change", ["flip", "shuffle", "template"])
+def test_a_checkpoint_of_other_labels_or_another_template_is_refused(
+    tiny_chat_model: HookedTransformer, tmp_path: Path, change: str
+) -> None:
+    path = tmp_path / "run.safetensors"
+    first = PAIRS[:12].with_template(lambda prompt: f"Q: {prompt} A:")
+    other = {
+        "flip": first.flip(),
+        "shuffle": first.shuffle_labels(seed=0),
+        "template": PAIRS[:12].with_template(lambda prompt: f"{prompt} Answer:"),
+    }[change]
+    sl.train_bipo(tiny_chat_model, first, 1, max_steps=2, checkpoint=path, progress=False)
+    with pytest.raises(TrainingError, match="tokens was"):
+        sl.train_bipo(tiny_chat_model, other, 1, max_steps=2, checkpoint=path, progress=False)
