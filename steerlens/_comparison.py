@@ -145,8 +145,13 @@ class Comparison(Result):
         return as_html(self)
 
     def _ipython_display_(self) -> None:
+        from IPython.core.getipython import get_ipython
         from IPython.display import HTML, display
 
+        formatter = getattr(get_ipython(), "display_formatter", None)
+        if formatter is not None and "text/html" not in formatter.active_types:  # IPython in a terminal
+            print(self)
+            return
         display(HTML(self._repr_html_()))
         if self.own:
             display(self.figure())

@@ -114,8 +114,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
 
 
-def _name(label: str) -> str:
-    return f'<span class="dot" style="background:{colour(label)}"></span>{escape(display_name(label))}'
+def _name(label: str, sign: str = "") -> str:
+    return f'<span class="dot" style="background:{colour(label)}"></span>{sign}{escape(display_name(label))}'
 
 
 def _shift_table(comparison: Comparison) -> str:
@@ -151,7 +151,7 @@ def _shift_table(comparison: Comparison) -> str:
 def _lens_table(comparison: Comparison) -> str:
     head, rows = ["rank"], []
     for label in comparison.labels:
-        head += [f"+{_name(label)}", f"-{_name(label)}"]
+        head += [_name(label, "+ "), _name(label, "\N{MINUS SIGN} ")]
     for rank in range(len(comparison.lens[comparison.labels[0]].top)):
         cells = [str(rank + 1)]
         for label in comparison.labels:
