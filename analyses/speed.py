@@ -107,15 +107,21 @@ def prepare(config: Config, folder: Path) -> Bench:
     return Bench(hf, model, encoded, batches, config.layer)
 
 
+def response_positions(sides: Sequence[tuple[Sequence[int], Sequence[int]]], mask: Tensor) -> Tensor:
+    """Where a padded text (prompt, response) has a token of its response."""
+    where = torch.zeros_like(mask, dtype=torch.bool)
+    for i, (prompt, side) in enumerate(sides):
+        where[i, len(prompt) : len(prompt) + len(side)] = True
+    return where
+
+
 def plain_step(bench: Bench, rows: Sequence[int], v: Tensor, beta: float = 0.1) -> Tensor:
     """The authors' step: two full forwards over chosen and rejected texts, every position unembedded; the gradient."""
     device = v.device
     pairs = [bench.pairs[i] for i in rows]
     sides = [(p.prompt, side) for k in (0, 1) for p in pairs for side in ((p.chosen, p.rejected)[k],)]
     tokens, mask = (t.to(device) for t in pad_tokens([(*prompt, *side) for prompt, side in sides], left=False))
-    where = torch.zeros_like(mask, dtype=torch.bool)
-    for i, (prompt, side) in enumerate(sides):
-        where[i, len(prompt) : len(prompt) + len(side)] = True
+    where = response_positions(sides, mask)
 
     def sums(added: Tensor | None) -> Tensor:
         block = bench.hf.model.layers[bench.layer]
@@ -150,10 +156,7 @@ def hooked_step(bench: Bench, rows: Sequence[int], v: Tensor, reference: Tensor,
         with added_at(model, bench.layer, lambda resid: resid + v.to(resid)):
             logits = model(tokens, attention_mask=mask).float().log_softmax(-1)
         picked = logits[:, :-1].gather(2, tokens[:, 1:, None])[..., 0]
-        where = torch.zeros_like(mask, dtype=torch.bool)
-        for i, (prompt, side) in enumerate(sides):
-            where[i, len(prompt) : len(prompt) + len(side)] = True
-        sums = (picked * where[:, 1:]).double().sum(1)
+        sums = (picked * response_positions(sides, mask)[:, 1:]).double().sum(1)
     else:
         resid = torch.zeros(*tokens.shape, model.cfg.d_model, device=device, dtype=model.cfg.dtype)
         for i, row in enumerate(rows):

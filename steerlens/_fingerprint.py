@@ -2,7 +2,8 @@
 
 Folding LayerNorm, centring and folding value biases rewrite the weights and leave the function. The numbers here are the
 same before and after: each is r @ W @ s for a weight W (its norm's gain multiplied in) and fixed random r, s, with r or s
-of mean zero along d_model, so that subtracting a mean changes nothing. https://transformerlensorg.github.io: weight processing.
+of mean zero along d_model, so that subtracting a mean changes nothing; of the biases only the MLP's output bias, which no
+processing moves elsewhere, is looked at. https://transformerlensorg.github.io: weight processing.
 """
 
 import weakref
@@ -32,7 +33,7 @@ class ModelIdentity:
     """"none", or what was folded and centred: "folded", "centred", "folded, centred"."""
     dtype: str
     fingerprint: tuple[float, ...]
-    """r @ W @ s for the embedding, every block's weights and the unembedding, each over its standard deviation."""
+    """r @ W @ s for the embeddings, every block's weights and output bias, and the unembedding, over its standard deviation."""
 
     def same_weights(self, other: "ModelIdentity") -> bool:
         """Whether the two have the same weights up to processing and rounding to the coarser of the two dtypes."""
