@@ -56,6 +56,8 @@ class StudyConfig:
     lr: float | None = None
     steps: int | None = None
     seeds: tuple[int, ...] = (0,)
+    most: tuple[int, ...] = ()
+    """at most so many training, validation and test pairs, "240,30,50"; default: all"""
     out: Path = Path("analyses/out")
     """figures, tables and finished cells go to a folder of the study's name in it"""
 
@@ -80,10 +82,19 @@ class StudyConfig:
         """The behaviour's pairs for the model: the toy world's own, the published set in `data`, or the built-in one."""
         name = self.behaviour if behaviour is None else behaviour
         if self.is_toy:
-            return sl.load_pairs(f"toy/{name}")
+            return self._first(sl.load_pairs(f"toy/{name}"))
         if self.data is None:
-            return sl.load_pairs(name)
-        return _with_val(sl.load_pairs(f"bipo/{name}", data_dir=self.data, on_bad="drop"))
+            return self._first(sl.load_pairs(name))
+        return self._first(_with_val(sl.load_pairs(f"bipo/{name}", data_dir=self.data, on_bad="drop")))
+
+    def _first(self, pairs: sl.PreferencePairs) -> sl.PreferencePairs:
+        """The first pairs of each part, as many as `most` admits."""
+        if not self.most:
+            return pairs
+        if len(self.most) != 3 or min(self.most) < 1:
+            raise sl.PairsError(f"--most {self.most}: expected three numbers, for training, validation and test pairs")
+        parts = (pairs.train, pairs.val, pairs.test)
+        return joined(*(part[:n] for part, n in zip(parts, self.most, strict=True)))
 
     def letter_pairs(self, behaviour: str | None = None) -> sl.PreferencePairs:
         """The A/B form of `pairs`, for CAA at the letter."""
@@ -152,15 +163,20 @@ def _with_val(pairs: sl.PreferencePairs) -> sl.PreferencePairs:
     if len(pairs.val):
         return pairs
     train, val, _ = pairs.train.split(seed=0, val=1 / 6, test=0)
-    parts = (("train", train), ("val", val), ("test", pairs.test))
+    return joined(train, val, pairs.test)
+
+
+def joined(train: sl.PreferencePairs, val: sl.PreferencePairs, test: sl.PreferencePairs) -> sl.PreferencePairs:
+    """Three parts as one set of pairs."""
+    parts = (("train", train), ("val", val), ("test", test))
     rows = [(pair, name) for name, part in parts for pair in part]
     return sl.PreferencePairs(
         [pair.prompt for pair, _ in rows],
         [pair.chosen for pair, _ in rows],
         [pair.rejected for pair, _ in rows],
-        pairs.template,
-        pairs.system_prompt,
-        provenance=pairs.provenance,
+        train.template,
+        train.system_prompt,
+        provenance=train.provenance,
         splits=[name for _, name in rows],  # type: ignore[misc]
     )
 

@@ -64,3 +64,13 @@ def test_published_sets_get_a_validation_part_from_their_training_part() -> None
     pairs = study._with_val(published)
     assert (len(pairs.train), len(pairs.val), len(pairs.test)) == (15, 3, 6)
     assert set(pairs.train.prompts) | set(pairs.val.prompts) == set(texts[:18])
+
+
+def test_most_takes_the_first_pairs_of_each_part() -> None:
+    pairs = StudyConfig(model="smollm2", behaviour="refusal").pairs()
+    fewer = StudyConfig(model="smollm2", behaviour="refusal", most=(7, 5, 3)).pairs()
+    for part, n in (("train", 7), ("val", 5), ("test", 3)):
+        assert getattr(fewer, part).prompts == getattr(pairs, part).prompts[:n]
+    assert fewer.train.described() != pairs.train.described()
+    with pytest.raises(sl.PairsError, match="expected three numbers"):
+        StudyConfig(most=(7, 5)).pairs()
