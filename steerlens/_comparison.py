@@ -1,23 +1,27 @@
 """What a comparison of vectors found."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from steerlens._compare_kl import EqualKL
+from steerlens._compare_tables import effects, mean_shift, seed_spread, tidy
+from steerlens._names import first_two, seed_families, without_seed
 from steerlens._results import Result
 from steerlens._stats import mean_interval
+from steerlens._steered import SteeredTexts
 from steerlens.errors import MeasureError
-from steerlens.measures.effect import PreferenceShift, Quantity, check_quantity
+from steerlens.measures.effect import PreferenceShift, check_quantity
 from steerlens.measures.logit_lens import LogitLens
 from steerlens.measures.side_effects import SideEffects
 from steerlens.measures.similarity import Similarity, isotropic_p_value
 from steerlens.vector import SteeringVector
 
-PARTS: tuple[Quantity, ...] = ("odd", "even", "odd_per_token", "even_per_token")
+Strength = Literal["own norm", "equal norm", "equal KL"]
 
 
 class Difference(NamedTuple):
@@ -28,18 +32,13 @@ class Difference(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
-class SteeredTexts:
-    """Greedy answers: `texts[label][prompt][multiplier]`, each vector at the norm it is compared at."""
-
-    prompts: tuple[str, ...]
-    multipliers: tuple[float, ...]
-    texts: Mapping[str, Sequence[Sequence[str]]]
-
-
 @dataclass(frozen=True, eq=False)
 class Comparison(Result):
-    """Two or more vectors side by side. What needs the model or pairs is empty where there were none."""
+    """Two or more vectors side by side. What needs the model or pairs is empty where there were none.
+
+    Vectors of one method that differ by their seed alone are labelled "bipo seed 0", "bipo seed 1", ...; "bipo" then stands
+    for all of them.
+    """
 
     labels: tuple[str, ...]
     vectors: tuple[SteeringVector, ...]
@@ -59,21 +58,64 @@ class Comparison(Result):
     """cosines, plain and whitened, against nulls from activations; with `nulls=True`"""
     costs: SideEffects | None = None
     """what each vector costs at `matched_norm`, beside a random direction; with `side_effects=True`"""
+    equal_kl: EqualKL | None = None
+    """each vector at the multiplier at which it costs the first one's KL; with `side_effects=True`"""
     steered: SteeredTexts | None = None
     missing: tuple[str, ...] = ()
     """what could not be measured, and what to pass for it"""
 
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        if n < 2 or len(set(self.labels)) < n or len(self.vectors) != n or self.cosines.shape != (n, n):
+            raise MeasureError(
+                f"{n} labels {self.labels}, {len(self.vectors)} vectors and cosines of shape {self.cosines.shape}; expected two or "
+                "more vectors, a label each, and a cosine for every two"
+            )
+        for name in ("own", "matched", "lens"):
+            if set(getattr(self, name)) not in (set(), set(self.labels)):
+                raise MeasureError(f"{name} is of {list(getattr(self, name))}; expected one of each of {self.labels}")
+
+    @property
+    def seeds(self) -> dict[str, tuple[str, ...]]:
+        """The labels of vectors that differ by their seed alone, by the name that stands for all of them."""
+        return seed_families(self.labels)
+
+    @property
+    def two(self) -> tuple[str, str]:
+        """The two that are held against each other: the first vector and the first that is no other seed of it.
+
+        Several seeds are one of the two together, by their common name.
+        """
+        first, second = (self.labels[i] for i in first_two(self.labels))
+        if without_seed(first) == without_seed(second):  # there are seeds of one method and nothing else
+            return first, second
+        return self._name(first), self._name(second)
+
+    def _name(self, label: str) -> str:
+        return without_seed(label) if without_seed(label) in self.seeds else label
+
+    def _cells(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows and columns of the cosines between `two`."""
+        rows, columns = ([self.labels.index(label) for label in self.seeds.get(name, (name,))] for name in self.two)
+        return np.ix_(rows, columns)  # type: ignore[return-value]
+
     @property
     def cosine(self) -> float:
-        """The cosine of the first two vectors; all are in `cosines`."""
-        return float(self.cosines[0, 1])
+        """The cosine of `two`, the mean over their seeds; all are in `cosines`."""
+        return float(self.cosines[self._cells()].mean())
+
+    @property
+    def cosine_range(self) -> tuple[float, float]:
+        """The lowest and the highest cosine of `two` over their seeds."""
+        found = self.cosines[self._cells()]
+        return float(found.min()), float(found.max())
 
     @property
     def p_value(self) -> float:
-        """The chance of the first two vectors' |cosine| under `null`."""
+        """The chance of a |cosine| like that of `two` under `null`; of several seeds the largest."""
         if self.similarity is None:
-            return isotropic_p_value(self.cosine, self.vectors[0])
-        return float(self.similarity.p_values(self.similarity.best_null)[0, 1])
+            return max(isotropic_p_value(float(c), self.vectors[0]) for c in self.cosines[self._cells()].ravel())
+        return float(self.similarity.p_values(self.similarity.best_null)[self._cells()].max())
 
     @property
     def null(self) -> str:
@@ -90,76 +132,94 @@ class Comparison(Result):
         """Each vector's layer."""
         return {label: vector.layer for label, vector in zip(self.labels, self.vectors, strict=True)}
 
-    def difference(self, a: str, b: str, *, multiplier: float = 1.0, quantity: str = "odd") -> Difference:
-        """Mean over pairs of a's shift less b's at equal norm, with a bootstrap interval over the same pairs.
-
-        Args:
-            quantity: "odd" (nats, the direction's part), "odd_per_token", "even", "even_per_token", "values", "per_token".
+    def shift(self, name: str, at: Strength = "equal norm") -> PreferenceShift:
+        """One vector's shift; of several seeds, by their common name, the mean over them of each pair's.
 
         Raises:
-            MeasureError: nothing was measured at equal norm, or not at that multiplier.
+            MeasureError: nothing was measured at that strength, or not of that vector.
         """
-        if not self.matched:
-            raise MeasureError("nothing was measured at equal norm: compare with the model and pairs (model=, pairs=)")
-        if a not in self.matched or b not in self.matched:
-            raise MeasureError(f"{a!r} against {b!r}; expected two of the vectors {list(self.matched)}")
-        first, second = self.matched[a], self.matched[b]
+        found = {} if self.equal_kl is None else self.equal_kl.shifts
+        found = {"own norm": self.own, "equal norm": self.matched, "equal KL": found}.get(at, {})
+        if not found:
+            cure = "side_effects=True and " if at == "equal KL" else ""
+            raise MeasureError(f"nothing was measured at {at}: compare with {cure}the model and pairs (model=, pairs=)")
+        seeds = [found[label] for label in self.seeds.get(name, (name,)) if label in found]
+        if len(seeds) < len(self.seeds.get(name, (name,))):
+            raise MeasureError(f"{name!r} was not measured at {at}; expected one of {[*found, *self.seeds]}")
+        return seeds[0] if len(seeds) == 1 else mean_shift(name, seeds)
+
+    def difference(
+        self, a: str, b: str, *, multiplier: float = 1.0, quantity: str = "odd", at: Strength = "equal norm"
+    ) -> Difference:
+        """Mean over pairs of a's shift less b's, by default at equal norm, with a bootstrap interval over the same pairs.
+
+        Args:
+            a, b: labels, or the common names of several seeds (`seeds`).
+            quantity: "odd" (nats, the direction's part), "odd_per_token", "even", "even_per_token", "values", "per_token".
+            at: "own norm", "equal norm", or "equal KL" (at multiplier 1).
+
+        Raises:
+            MeasureError: nothing was measured at that strength, or not at that multiplier.
+        """
         check_quantity(quantity)
-        columns = first.multipliers if quantity in ("values", "per_token") else first.odd_multipliers
-        if multiplier not in columns:
-            raise MeasureError(f"multiplier={multiplier!r} was not measured; {quantity} has {columns}")
-        gap = getattr(first, quantity) - getattr(second, quantity)
-        column = gap[:, [columns.index(multiplier)]]
-        low, high = mean_interval(column)
-        return Difference(float(column.mean()), float(low[0]), float(high[0]))
+        values = []
+        for shift in (self.shift(a, at), self.shift(b, at)):
+            columns = shift.multipliers if quantity in ("values", "per_token") else shift.odd_multipliers
+            if multiplier not in columns:
+                raise MeasureError(f"multiplier={multiplier!r} was not measured at {at}; {quantity} has {columns}")
+            values.append(getattr(shift, quantity)[:, [columns.index(multiplier)]])
+        gap = values[0] - values[1]
+        low, high = mean_interval(gap)
+        return Difference(float(gap.mean()), float(low[0]), float(high[0]))
 
     def shifts(self) -> list[tuple[str, PreferenceShift]]:
-        """Every measured shift with where it belongs: "own norm", "equal norm" or "control"."""
+        """Every measured shift with where it belongs.
+
+        That is "own norm", "equal norm", "part", "equal KL", "control" (at equal norm) or "control at equal KL".
+        """
         found = [("own norm", shift) for shift in self.own.values()]
         found += [("equal norm", shift) for shift in self.matched.values()]
         found += [("part", shift) for shift in self.parts.values()]
-        return found + [("control", shift) for group in self.controls.values() for shift in group]
+        if self.equal_kl is not None:
+            found += [("equal KL", shift) for shift in self.equal_kl.shifts.values()]
+        found += [("control", shift) for group in self.controls.values() for shift in group]
+        if self.equal_kl is not None:
+            found += [("control at equal KL", shift) for shift in self.equal_kl.controls]
+        return found
 
     def effects(self, multiplier: float = 1.0) -> pd.DataFrame:
         """Odd and even parts at one multiplier, a row per measured vector: means over pairs with 95% bootstrap intervals.
 
         Columns: vector, strength, norm, and for each of odd, even, odd_per_token, even_per_token: its mean, low and high.
         Random directions are one row, "from" their lowest to their highest mean; a direction's opposite is as random and
-        has the opposite odd part, so that of the odd parts is symmetric.
+        has the opposite odd part, so that of the odd parts is symmetric. A vector that reaches the first one's KL at no
+        multiplier is "equal KL: not reached", with NaN for numbers.
         """
-        rows: list[dict[str, Any]] = []
-        at_random: list[dict[Quantity, float]] = []
-        for strength, shift in self.shifts():
-            if multiplier not in shift.odd_multipliers:
-                continue
-            at = shift.odd_multipliers.index(multiplier)
-            row: dict[str, Any] = {"vector": shift.label, "strength": strength, "norm": shift.norm}
-            means = {q: float(shift.mean(q)[at]) for q in PARTS}
-            if (strength, shift.label) == ("control", "random"):
-                at_random.append(means)
-                continue
-            for q in PARTS:
-                low, high = (float(side[at]) for side in shift.interval(q))
-                row |= {q: means[q], f"{q}_low": low, f"{q}_high": high}
-            rows.append(row)
-        if at_random:
-            row = {"vector": "random", "strength": f"control, {len(at_random)} drawn", "norm": self.matched_norm}
-            for q in PARTS:
-                low, high = (f(means[q] for means in at_random) for f in (min, max))
-                if q.startswith("odd"):
-                    low, high = -max(-low, high), max(-low, high)
-                row |= {q: np.nan, f"{q}_low": low, f"{q}_high": high}
-            rows.append(row)
-        return pd.DataFrame(rows)
+        return effects(self, multiplier)
+
+    def seed_spread(self, multiplier: float = 1.0) -> pd.DataFrame:
+        """Of several seeds of one method the mean and the range of their effects at one multiplier; a row per strength.
+
+        Columns: vector (the common name), strength, seeds (how many), cosine (between two of them) and odd, even,
+        odd_per_token, even_per_token, each with its mean over seeds, lowest and highest (`_low`, `_high`). Without a model
+        the effects are NaN.
+        """
+        return seed_spread(self, multiplier)
 
     def coordinates(self, k: int = 10) -> pd.DataFrame:
-        """The k coordinates of d_model in which the first two directions differ most, with their share of |u_a - u_b|^2."""
-        a, b = (vector.direction.double().numpy() for vector in self.vectors[:2])
+        """The k coordinates of d_model in which the two directions differ most, with their share of |u_a - u_b|^2."""
+        first, second = first_two(self.labels)
+        a, b = (self.vectors[i].direction.double().numpy() for i in (first, second))
         squared = (a - b) ** 2
         most = np.argsort(-squared)[:k]
         share = squared[most] / max(squared.sum(), np.finfo(float).tiny)
         return pd.DataFrame(
-            {"coordinate": most, self.labels[0]: a[most], self.labels[1]: b[most], "share of the difference": share}
+            {
+                "coordinate": most,
+                self.labels[first]: a[most],
+                self.labels[second]: b[most],
+                "share of the difference": share,
+            }
         )
 
     def paths(self) -> pd.DataFrame:
@@ -178,34 +238,14 @@ class Comparison(Result):
         return pd.DataFrame(rows)
 
     def to_latex(self) -> str:
-        """What each vector does at equal norm and multiplier 1, as a LaTeX table (booktabs)."""
+        """What each vector does at multiplier 1, at its own norm, at equal norm and at equal KL, as a LaTeX table (booktabs)."""
         from steerlens.figures.report import as_latex
 
         return as_latex(self)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per vector, strength and multiplier with mean shifts and intervals; without a model, one per vector."""
-        rows: list[dict[str, Any]] = []
-        for strength, shift in self.shifts():
-            for quantity, unit in (("values", "nats"), ("per_token", "nats per token")):
-                low, high = shift.interval(quantity)  # type: ignore[arg-type]
-                for i, m in enumerate(shift.multipliers):
-                    row = {
-                        "vector": shift.label,
-                        "strength": strength,
-                        "norm": shift.norm,
-                        "multiplier": m,
-                        "unit": unit,
-                    }
-                    mean = getattr(shift, quantity).mean(0)[i]
-                    rows.append({**row, "mean": mean, "low": low[i], "high": high[i], "pairs": len(shift.prompts)})
-        if rows:
-            return pd.DataFrame(rows)
-        cosine = dict(zip(self.labels, self.cosines[0], strict=True))
-        return pd.DataFrame(
-            {"vector": v, "layer": self.layers[v], "norm": self.norms[v], f"cosine to {self.labels[0]}": cosine[v]}
-            for v in self.labels
-        )
+        return tidy(self)
 
     def __repr__(self) -> str:
         from steerlens.figures.report import as_text

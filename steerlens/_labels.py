@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from steerlens._names import with_seed
 from steerlens.errors import VectorError
 from steerlens.vector import SteeringVector, check_is_vector, check_same_space
 
@@ -31,8 +32,23 @@ def labelled(vectors: Vectors) -> dict[str, SteeringVector]:
 
 
 def method_labels(vectors: Sequence[SteeringVector]) -> tuple[str, ...]:
-    """The methods' names, numbered where two are the same; the controls' names are kept for the controls."""
+    """The methods' names, numbered where two are the same; the controls' names are kept for the controls.
+
+    Vectors of one method that differ by their seed alone have one name between them, and their seeds behind it.
+    """
     names = [f"{v.method} (given)" if v.method in CONTROLS else v.method for v in vectors]
+    first = _first_of_family(vectors)
+    heads = [i for i in range(len(vectors)) if first[i] == i]
+    named = dict(zip(heads, _numbered([names[i] for i in heads]), strict=True))
+    labels = [
+        with_seed(named[at], v.seed) if first.count(at) > 1 and v.seed is not None else named[at]
+        for at, v in zip(first, vectors, strict=True)
+    ]
+    # A method may itself be called "bipo seed 0".
+    return tuple(labels if len(set(labels)) == len(labels) else _numbered(names))
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
     labels: list[str] = []
     for name in names:
         number = 1
@@ -41,4 +57,20 @@ def method_labels(vectors: Sequence[SteeringVector]) -> tuple[str, ...]:
             number += 1
             label = f"{name} {number}"
         labels.append(label)
-    return tuple(labels)
+    return labels
+
+
+def _first_of_family(vectors: Sequence[SteeringVector]) -> list[int]:
+    """For each vector the place of the first one that differs from it by the seed alone: its own where none does."""
+    families: dict[str, list[int]] = {}
+    for i, vector in enumerate(vectors):
+        # With patience each seed stops after as many steps as it needs.
+        told = sorted((k, repr(value)) for k, value in vector.settings.items() if k != "steps")
+        families.setdefault(repr((vector.method, vector.layer, vector.data, told)), []).append(i)
+    found = list(range(len(vectors)))
+    for family in families.values():
+        seeds = [vectors[i].seed for i in family]
+        if None not in seeds and len(set(seeds)) == len(seeds):
+            for i in family:
+                found[i] = family[0]
+    return found

@@ -68,6 +68,7 @@ class PairScorer:
         progress: bool = False,
     ) -> None:
         self._prepare(model, pairs, layer, rows, batch_size, route, cache)
+        self._progress = progress
         _read_into([self], progress)
 
     @classmethod
@@ -90,7 +91,7 @@ class PairScorer:
         _read_into(scorers, progress)
         highest = max(scorers, key=lambda scorer: scorer.layer)  # the fewest blocks above it
         for scorer in scorers:
-            scorer._reference_from = highest
+            scorer._reference_from, scorer._progress = highest, progress
         return {scorer.layer: scorer for scorer in scorers}
 
     def _prepare(
@@ -140,7 +141,7 @@ class PairScorer:
         elif self._reference is None:
             reference = torch.zeros(len(self.pairs), 2, dtype=torch.float64)
             with torch.no_grad():
-                for rows in self.batches(self.rows):
+                for rows in self.batches(self.rows, "unsteered" if self._progress else None):
                     reference[rows] = self.logprobs(rows).cpu()
             self._reference = reference
         return self._reference
@@ -192,12 +193,12 @@ class PairScorer:
 
     @torch.no_grad()
     def all_shifts(
-        self, vector: DVector, multiplier: float = 1.0, positions: Positions = "all"
+        self, vector: DVector, multiplier: float = 1.0, positions: Positions = "all", label: str | None = None
     ) -> Float[Tensor, "pair 2"]:
-        """`shift` of every pair, without a graph; exactly zero for multiplier 0."""
+        """`shift` of every pair, without a graph; exactly zero for multiplier 0. With a label, under a progress bar."""
         shifts = torch.zeros_like(self.reference)
         if multiplier != 0:
-            for rows in self.batches(self.rows):
+            for rows in self.batches(self.rows, label):
                 shifts[rows] = self.shift(rows, vector, multiplier, positions).cpu()
         return shifts
 

@@ -1,10 +1,14 @@
 """Results that no model made, with hostile texts in them, for figures and pages."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 import steerlens as sl
-from steerlens._comparison import Comparison, SteeredTexts
+from steerlens._compare_kl import EqualKL
+from steerlens._comparison import Comparison
+from steerlens._steered import SteeredTexts
 from steerlens.measures.effect import PreferenceShift
 from steerlens.measures.logit_lens import LogitLens
 
@@ -74,4 +78,24 @@ def comparison() -> Comparison:
             (-1, 0, 1),
             {name: [[NASTY, "", "fine"], ["Rest.\n\nAnd " + "a walk. " * 12, "Work.", "Money. " * 20]] for name in ("bipo", "caa")},
         ),
+    )  # fmt: skip
+
+
+def of_seeds() -> Comparison:
+    """BiPO of three seeds and CAA, which reaches BiPO's KL at no multiplier."""
+    one = comparison()
+    bipo, caa = one.vectors
+    labels = (*(f"bipo seed {i}" for i in (0, 1, 7)), "caa")
+    own = {label: shift(label, 4.0 + i, 2.0 + 0.1 * i) for i, label in enumerate(labels)}
+    matched = {label: shift(label, 4.0, 2.0 - 0.2 * i) for i, label in enumerate(labels)}
+    seeds = tuple(replace(bipo, seed=i, tensor=bipo.tensor + 0.1 * i) for i in (0, 1, 7))
+    units = np.stack([v.direction.double().numpy() for v in (*seeds, caa)])
+    equal = EqualKL(
+        "bipo seed 0", 0.5, dict.fromkeys(labels[:3], (0.4, 0.6)), {}, {"caa": f"too far {NASTY}"},
+        shifts={label: shift(label, 4.0, 1.5, (-1, 1)) for label in labels[:3]},
+        controls=(shift("random", 9.0, 0.4, (-1, 1)),), n_random=2,
+    )  # fmt: skip
+    return replace(
+        one, labels=labels, vectors=(*seeds, caa), cosines=units @ units.T, own=own, matched=matched, parts={}, equal_kl=equal,
+        lens={label: lens(label) for label in labels}, steered=None,
     )  # fmt: skip

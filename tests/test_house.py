@@ -24,7 +24,7 @@ LONGEST = 330  # lines of a file; style.md aims at 250
 FLOORS: dict[str, tuple[str, ...]] = {
     "errors": ("errors",),
     "shapes": ("shapes",),
-    "numbers": ("_stats", "_files", "_ledger"),
+    "numbers": ("_stats", "_files", "_ledger", "_names"),
     "toy": ("toy", "toy.*"),
     "pairs": (
         "_rows",
@@ -67,12 +67,12 @@ STANDS_ON: dict[str, set[str]] = {
     "errors": set(),
     "shapes": {"errors"},
     "numbers": {"errors"},
-    "toy": {"errors"},
+    "toy": {"errors", "numbers"},
     "pairs": _ALWAYS | {"toy"},
     "vector": _ALWAYS | {"pairs"},
     "models": _ALWAYS | {"pairs", "vector", "toy"},
     "resid": _ALWAYS | {"pairs", "vector", "models"},
-    "results": _ALWAYS,
+    "results": _ALWAYS | {"vector"},  # a result's file may hold vectors
     "methods": _ALWAYS | {"pairs", "vector", "models", "resid", "results", "toy"},
     "measures": _ALWAYS | {"pairs", "vector", "models", "resid", "results"},
     "comparison": _ALWAYS | {"pairs", "vector", "models", "resid", "results", "methods", "measures"},

@@ -35,7 +35,7 @@ def activation_plane(found: ActivationMap) -> go.Figure:
     figure.add_shape(type="circle", x0=-reach, x1=reach, y0=-reach, y1=reach, **circle)
     for label, direction, share in zip(found.labels, found.directions, found.in_plane, strict=True):
         x, y = (float(part) for part in reach * direction)
-        name, paint = plain(display_name(label)), colour(label)
+        name, paint = plain(display_name(label)), colour(label, found.labels)
         figure.add_trace(
             go.Scatter(
                 x=[0, x], y=[0, y], mode="lines", line={"color": paint, "width": 3}, name=f"{name} ({share:.0%} in the plane)",

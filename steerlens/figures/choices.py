@@ -4,7 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from steerlens.figures.theme import colour, dash, display_name, plain, style
+from steerlens.figures.theme import colour, dash, display_name, plain, style, symbol
 from steerlens.measures.choice_scores import ChoiceScores, TruthfulScores
 from steerlens.measures.option_scores import OptionScores, Quantity
 
@@ -63,15 +63,15 @@ def _curve(scores: OptionScores, i: int, quantity: Quantity, apart: float, *, le
     x, mean = np.asarray(scores.multipliers)[order], scores.mean(quantity)[i, order]
     low, high = (side[i, order] for side in scores.interval(quantity))
     label = scores.labels[i]
-    name, paint = plain(display_name(label)), colour(label)
+    name, paint = plain(display_name(label)), colour(label, scores.labels)
     return go.Scatter(
         x=x + apart,
         y=mean,
         error_y={"array": high - mean, "arrayminus": mean - low, "thickness": 1.5, "width": 3},
         customdata=np.stack([x, low, high], axis=1),
         mode="lines+markers",
-        line={"color": paint, "width": 2.5, "dash": dash(label)},
-        marker={"size": 7},
+        line={"color": paint, "width": 2.5, "dash": dash(label, scores.labels)},
+        marker={"size": 7, "symbol": symbol(label)},
         name=name,
         legendgroup=label,
         showlegend=legend,

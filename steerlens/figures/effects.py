@@ -9,9 +9,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from steerlens._comparison import Comparison
+from steerlens._names import without_seed
 from steerlens._stats import mean_interval
 from steerlens.errors import FigureError
-from steerlens.figures.theme import FAINT, INK, colour, display_name, faded, plain, style, symbol
+from steerlens.figures.theme import FAINT, INK, colour, display_name, faded, plain, style, symbol, width
 from steerlens.measures.effect import PreferenceShift, Quantity
 
 _PANELS: tuple[tuple[Quantity, str], ...] = (
@@ -23,7 +24,7 @@ _PANELS: tuple[tuple[Quantity, str], ...] = (
 def effects_at(comparison: Comparison, multiplier: float = 1.0) -> go.Figure:
     """Odd and even part of every measured vector, part and control at one multiplier, with 95% bootstrap intervals over pairs.
 
-    Random directions are a bar over the range of their means.
+    Random directions are a bar over the range of their means. Several seeds of a method share a row, a point for each.
 
     Raises:
         FigureError: nothing was measured at that multiplier and its opposite.
@@ -31,11 +32,11 @@ def effects_at(comparison: Comparison, multiplier: float = 1.0) -> go.Figure:
     effects = comparison.effects(multiplier)
     if effects.empty:
         raise FigureError(f"nothing was measured at multipliers {multiplier:g} and {-multiplier:g}")
+    names, places = _places(effects, comparison)
     figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=[t for _, t in _PANELS], horizontal_spacing=0.04)
     for column, (quantity, _) in enumerate(_PANELS, 1):
-        for at, (_, row) in enumerate(effects.iterrows()):
-            figure.add_trace(_range(row, quantity, at), row=1, col=column)
-    names = [_row_name(row) for _, row in effects.iterrows()]
+        for at, (_, row) in zip(places, effects.iterrows(), strict=True):
+            figure.add_trace(_range(row, quantity, at, comparison.labels), row=1, col=column)
     figure.update_xaxes(title_text="nats")
     style(figure, height=150 + 34 * len(names))
     figure.update_yaxes(
@@ -49,16 +50,33 @@ def effects_at(comparison: Comparison, multiplier: float = 1.0) -> go.Figure:
     return figure.update_layout(showlegend=False, margin={"l": 20 + 7 * max(map(len, names)), "b": 60})
 
 
-def _row_name(row: "pd.Series") -> str:
-    strength = row["strength"].split(",")[0]
-    kept = "" if strength in ("part", "control") else f", {strength}"
-    return plain(f"{display_name(row['vector'])}{kept}")
+def _places(effects: pd.DataFrame, comparison: Comparison) -> tuple[list[str], list[float]]:
+    """The names of the figure's rows, and the height of each of the table's; a method's seeds stand around one row."""
+    keys = []
+    for label, strength in zip(effects["vector"], effects["strength"], strict=True):
+        group = without_seed(label)
+        keys.append((group if label in comparison.seeds.get(group, ()) else label, strength))
+    rows = list(dict.fromkeys(keys))
+    names, places = [], [0.0] * len(keys)
+    for at, key in enumerate(rows):
+        mine = [i for i, other in enumerate(keys) if other == key]
+        spread = np.linspace(-0.22, 0.22, len(mine)) if len(mine) > 1 else [0.0]
+        for i, apart in zip(mine, spread, strict=True):
+            places[i] = at + float(apart)
+        strength = key[1].split(",")[0].removeprefix("control at ")
+        seeds = f" ({len(mine)} seeds)" if len(mine) > 1 else ""
+        kept = "" if strength in ("part", "control") else f", {strength}"
+        names.append(plain(f"{display_name(key[0] if seeds else effects['vector'].iloc[mine[0]])}{seeds}{kept}"))
+    return names, places
 
 
-def _range(row: "pd.Series", quantity: Quantity, at: int) -> go.Scatter:
+def _range(row: "pd.Series", quantity: Quantity, at: float, among: Sequence[str]) -> go.Scatter:
     mean, low, high = (float(row[key]) for key in (quantity, f"{quantity}_low", f"{quantity}_high"))
-    label, paint = row["vector"], colour(row["vector"])
+    label, paint = row["vector"], colour(row["vector"], among)
+    thick = 2 if width(label, among) > 2 else 1
     name = f"{plain(display_name(label))}, {row['strength']}, norm {row['norm']:.3g}"
+    if np.isnan(low):  # its row's name says so
+        return go.Scatter(x=[None], y=[at], mode="markers", hoverinfo="skip")
     if np.isnan(mean):
         return go.Scatter(
             x=[low, high],
@@ -71,14 +89,14 @@ def _range(row: "pd.Series", quantity: Quantity, at: int) -> go.Scatter:
         x=[mean],
         y=[at],
         mode="markers",
-        marker={"size": 10, "color": paint, "symbol": symbol(label)},
-        error_x={"array": [high - mean], "arrayminus": [mean - low], "color": paint, "thickness": 2, "width": 4},
+        marker={"size": 6 + 2 * thick, "color": paint, "symbol": symbol(label)},
+        error_x={"array": [high - mean], "arrayminus": [mean - low], "color": paint, "thickness": thick, "width": 4},
         hovertemplate=f"{name}<br>{mean:+.3f} [{low:+.3f}, {high:+.3f}] nats<extra></extra>",
     )
 
 
 def pair_by_pair(comparison: Comparison, multiplier: float | None = None) -> go.Figure:
-    """Odd part of each pair's shift under the first two vectors at equal norm, a point per pair with its prompt.
+    """Odd part of each pair's shift under the two vectors at equal norm (the mean of several seeds'), a point per pair.
 
     Args:
         multiplier: default: the smallest positive one that was measured with its opposite.
@@ -86,7 +104,7 @@ def pair_by_pair(comparison: Comparison, multiplier: float | None = None) -> go.
     Raises:
         FigureError: nothing was measured at equal norm, at that multiplier.
     """
-    shifts = [comparison.matched[label] for label in comparison.labels[:2] if label in comparison.matched]
+    shifts = [comparison.shift(name) for name in comparison.two] if comparison.matched else []
     known = min((shift.odd_multipliers for shift in shifts), key=len) if len(shifts) == 2 else ()
     multiplier = min(known, default=None) if multiplier is None else multiplier
     if multiplier not in known:
@@ -106,7 +124,7 @@ def pair_by_pair(comparison: Comparison, multiplier: float | None = None) -> go.
                 x=x,
                 y=y,
                 mode="markers",
-                marker={"size": 8, "color": faded(colour(shifts[0].label), 0.8)},
+                marker={"size": 8, "color": faded(colour(shifts[0].label, comparison.labels), 0.8)},
                 text=[wrapped(prompt) for prompt in shifts[0].prompts],
                 hovertemplate=f"%{{text}}<br>{names[0]} %{{x:+.2f}}, {names[1]} %{{y:+.2f}} nats<extra></extra>",
                 showlegend=False,
@@ -136,7 +154,7 @@ def pair_strip(shifts: Sequence[PreferenceShift], quantity: Quantity = "odd", mu
         (low,), (high,), mean = *mean_interval(values), float(values.mean())
         # Multiples of the golden ratio fill a width evenly, the same way every time.
         spread = 0.56 * ((np.arange(len(values)) * 0.6180339887) % 1 - 0.5)
-        name, paint = plain(display_name(shift.label)), colour(shift.label)
+        name, paint = plain(display_name(shift.label)), colour(shift.label, [of.label for of in shifts])
         figure.add_trace(
             go.Scatter(
                 x=at + spread,

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from steerlens.errors import FigureError
 from steerlens.figures.tables import DOWN, UP
-from steerlens.figures.theme import display_name, plain, style
+from steerlens.figures.theme import display_name, method_of, plain, style
 from steerlens.measures.similarity import Null, Similarity, Space
 
 SIGNED = ((0.0, DOWN), (0.5, "#FFFFFF"), (1.0, UP))
@@ -86,7 +86,7 @@ def cosine_points(similarity: Similarity, *, space: Space = "plain", null: Null 
     """
     null = null or similarity.best_null
     cosines, limits = similarity.matrix(space), similarity.limits(null, space)
-    groups = [label.rstrip("0123456789 ") or label for label in similarity.labels]
+    groups = [method_of(label) or label for label in similarity.labels]
     found: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for i, j in zip(*np.triu_indices(len(groups), 1), strict=True):
         found.setdefault((groups[i], groups[j]), []).append((int(i), int(j)))
@@ -139,7 +139,7 @@ def _indices(similarity: Similarity, labels: Sequence[str] | None) -> list[int]:
 
 def _ticks(similarity: Similarity, at: Sequence[int]) -> list[str]:
     """The labels; or the layers, where all are one method's at different ones."""
-    methods = {similarity.labels[i].rstrip("0123456789 ") for i in at}
+    methods = {method_of(similarity.labels[i]) for i in at}
     layers = [similarity.layers[i] for i in at]
     if len(at) > 1 and len(methods) == 1 and len(set(layers)) == len(layers):
         return [str(layer) for layer in layers]

@@ -57,14 +57,14 @@ def _curve(judged: Judged, j: int, apart: float, bounds: tuple[np.ndarray, np.nd
     x, mean = np.asarray(judged.multipliers)[order], judged.mean()[j][order]
     low, high = (side[j][order] for side in bounds)
     label = judged.labels[j]
-    name, paint = plain(display_name(label)), colour(label)
+    name, paint = plain(display_name(label)), colour(label, judged.labels)
     return go.Scatter(
         x=x + apart,
         y=mean,
         error_y={"array": high - mean, "arrayminus": mean - low, "thickness": 1.5, "width": 3},
         customdata=np.stack([x, low, high, judged.counts[j][order]], axis=1),
         mode="lines+markers",
-        line={"color": paint, "width": 2.5, "dash": dash(label)},
+        line={"color": paint, "width": 2.5, "dash": dash(label, judged.labels)},
         marker={"size": 7, "symbol": symbol(label)},
         name=name,
         hovertemplate=f"{name}, norm {judged.norms[j]:.3g}<br>multiplier %{{customdata[0]:+g}}<br>%{{y:.3f}} "

@@ -168,6 +168,6 @@ def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def named(label: str, sign: str = "") -> str:
-    """A vector's name behind a dot of its colour."""
-    return f'<span class="dot" style="background:{colour(label)}"></span>{sign}{escape(display_name(label))}'
+def named(label: str, among: Sequence[str] = (), sign: str = "") -> str:
+    """A vector's name behind a dot of its colour; `among` is all labels of the page."""
+    return f'<span class="dot" style="background:{colour(label, among)}"></span>{sign}{escape(display_name(label))}'

@@ -4,19 +4,23 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 
-from steerlens._comparison import Comparison
+from steerlens._comparison import Comparison, Strength
 from steerlens._files import whole_file
+from steerlens._names import without_seed
 from steerlens._results import Result
 from steerlens.errors import FigureError
+from steerlens.figures.cells import QUANTITIES, cell, norm_cell, spread_cell
 from steerlens.figures.curves import UNITS
 from steerlens.figures.images import check_path
 from steerlens.figures.page import Section, page, tabs
-from steerlens.figures.sections import QUANTITIES, cell, sections
+from steerlens.figures.sections import sections
 from steerlens.figures.theme import display_name
+from steerlens.measures.effect import Quantity
 
 
 def report(results: Result | Sequence[Result] | Mapping[str, Result], path: str | Path, *, title: str = "") -> Path:
@@ -57,7 +61,9 @@ def _titled(results: Result | Sequence[Result] | Mapping[str, Result]) -> dict[s
 def title_of(result: object) -> str:
     """What a page about the result is called."""
     if isinstance(result, Comparison):
-        names = " and ".join(display_name(label) for label in result.labels)
+        groups = dict.fromkeys(without_seed(x) if without_seed(x) in result.seeds else x for x in result.labels)
+        counts = {name: f" ({len(labels)} seeds)" for name, labels in result.seeds.items()}
+        names = " and ".join(f"{display_name(name)}{counts.get(name, '')}" for name in groups)
         return f"{names}: {result.vectors[0].model.name if result.vectors[0].model else 'model not known'}"
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(result).__name__).capitalize()
     label = getattr(result, "label", None)
@@ -96,27 +102,23 @@ def as_lead(result: Result) -> str:
 
 
 def headline(comparison: Comparison) -> list[str]:
-    """Do the first two point the same way, which is stronger at equal norm, and what to beware of."""
-    first, second = (display_name(label) for label in comparison.labels[:2])
+    """Do the two point the same way, which is stronger at equal norm and at equal KL, and what to beware of."""
+    first, second = (display_name(name) for name in comparison.two)
     d_model = comparison.vectors[0].tensor.numel()
     norms = ", ".join(f"{display_name(k)} {v:.4g} (layer {comparison.layers[k]})" for k, v in comparison.norms.items())
     against = f"between vectors of the null {comparison.null!r}"
     if comparison.null == "isotropic":
         against = f"between isotropic random directions in {d_model} dimensions (sd {d_model**-0.5:.3f})"
+    low, high = comparison.cosine_range
+    seeds = f" (the mean over seeds, from {low:+.3f} to {high:+.3f})" if low < high else ""
     lines = [
-        f"cosine({first}, {second}) = {comparison.cosine:+.3f}; {against} one this large has p = {comparison.p_value:.2g}",
+        f"cosine({first}, {second}) = {comparison.cosine:+.3f}{seeds}; {against} one this large has p = {comparison.p_value:.2g}",
         f"norms: {norms}",
     ]
     if comparison.matched and 1.0 in next(iter(comparison.matched.values())).odd_multipliers:
-        for quantity, unit in (("odd", "nats"), ("odd_per_token", "nats per token")):
-            gap = comparison.difference(*comparison.labels[:2], quantity=quantity)
-            ahead = "no clear difference" if gap.low <= 0 <= gap.high else f"{first if gap.mean > 0 else second} ahead"
-            if not math.isfinite(gap.low):
-                ahead = "too few pairs for an interval"
-            lines.append(
-                f"at equal norm {comparison.matched_norm:.3g}, odd part at multiplier 1: {first} - {second} = {gap.mean:+.3g} "
-                f"{unit}, 95% interval [{gap.low:+.3g}, {gap.high:+.3g}] over pairs: {ahead}"
-            )
+        where = f"at equal norm {comparison.matched_norm:.3g}"
+        lines += [_ahead(comparison, "equal norm", where, quantity) for quantity in ("odd", "odd_per_token")]
+    lines += [*_at_equal_kl(comparison), *_of_seeds(comparison)]
     if len(set(comparison.layers.values())) > 1 and comparison.matched:
         at = comparison.layers[comparison.labels[0]]
         lines.append(
@@ -128,15 +130,76 @@ def headline(comparison: Comparison) -> list[str]:
     return lines
 
 
+def _ahead(comparison: Comparison, at: Strength, where: str, quantity: Quantity) -> str:
+    """Which of the two does more there."""
+    first, second = (display_name(name) for name in comparison.two)
+    gap = comparison.difference(*comparison.two, quantity=quantity, at=at)
+    ahead = "no clear difference" if gap.low <= 0 <= gap.high else f"{first if gap.mean > 0 else second} ahead"
+    if not math.isfinite(gap.low):
+        ahead = "too few pairs for an interval"
+    # An interval over pairs knows nothing of how far another seed would have been off.
+    members = [comparison.seeds.get(name, (name,)) for name in comparison.two]
+    each = [comparison.difference(*labels, quantity=quantity, at=at).mean for labels in product(*members)]
+    seeds = f", seeds from {min(each):+.3g} to {max(each):+.3g}" if len(each) > 1 else ""
+    if min(each) < 0 < max(each):
+        ahead = "seeds disagree"
+    return (
+        f"{where}, odd part at multiplier 1: {first} - {second} = {gap.mean:+.3g} {UNITS[quantity]}, 95% interval "
+        f"[{gap.low:+.3g}, {gap.high:+.3g}] over pairs{seeds}: {ahead}"
+    )
+
+
+def _at_equal_kl(comparison: Comparison) -> list[str]:
+    equal = comparison.equal_kl
+    if equal is None:
+        return []
+    target = f"KL on neutral text of {equal.target:.3g} nats per token"
+    lines = [
+        f"no multiplier of {display_name(label)} reaches {display_name(equal.like)}'s {target}"
+        for label in equal.unreached
+    ]
+    members = [comparison.seeds.get(name, (name,)) for name in comparison.two]
+    if not equal.shifts or any(label in equal.unreached for labels in members for label in labels):
+        return lines
+    norms = " and ".join(
+        f"{display_name(name)} of norm {comparison.shift(name, 'equal KL').norm:.3g}" for name in comparison.two
+    )
+    where = f"at equal {target} ({norms})"
+    return [*lines, *(_ahead(comparison, "equal KL", where, quantity) for quantity in ("odd", "odd_per_token"))]
+
+
+def _of_seeds(comparison: Comparison) -> list[str]:
+    lines: list[str] = []
+    spread = comparison.seed_spread()
+    for name, labels in comparison.seeds.items():
+        rows = spread[spread["vector"] == name]
+        does = "; ".join(
+            f"{row['strength']} {spread_cell(row, 'odd', '.3g')}"
+            for _, row in rows.iterrows()
+            if not math.isnan(row["odd"])
+        )
+        lines.append(
+            f"{len(labels)} seeds of {display_name(name)}, mean and range: cosines {spread_cell(rows.iloc[0], 'cosine', '.3f')}"
+            + (f"; odd part at multiplier 1 in nats, {does}" if does else "")
+        )
+    return lines
+
+
 def as_latex(comparison: Comparison) -> str:
     """The table of effects for a paper."""
     effects = comparison.effects()
     if effects.empty:
         raise FigureError("nothing was measured at multipliers 1 and -1: compare with the model and pairs")
-    cells = {"vector": effects["vector"].map(display_name), "strength": effects["strength"]}
-    cells["norm"] = effects["norm"].map("{:.3g}".format)
-    for quantity, digits in QUANTITIES:
-        cells[f"{quantity.replace('_per_token', '')}, {UNITS[quantity]}"] = effects.apply(
-            cell, axis=1, quantity=quantity, digits=digits
+    heads = {f"{q.replace('_per_token', '')}, {UNITS[q]}": (q, digits) for q, digits in QUANTITIES}
+    rows = [
+        {"vector": display_name(row["vector"]), "strength": row["strength"], "norm": norm_cell(row)}
+        | {head: cell(row, q, digits) for head, (q, digits) in heads.items()}
+        for _, row in effects.iterrows()
+    ]
+    for _, row in comparison.seed_spread().iterrows():
+        name = f"{display_name(row['vector'])}, mean of {row['seeds']} seeds"
+        rows.append(
+            {"vector": name, "strength": row["strength"], "norm": ""}
+            | {head: spread_cell(row, q, digits) for head, (q, digits) in heads.items()}
         )
-    return pd.DataFrame(cells).to_latex(index=False, escape=True, column_format="llr" + "r" * len(QUANTITIES))
+    return pd.DataFrame(rows).to_latex(index=False, escape=True, column_format="llr" + "r" * len(heads))

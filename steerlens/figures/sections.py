@@ -1,6 +1,5 @@
 """What a comparison found, part by part, for a page and for a notebook's tabs; every text and token is escaped."""
 
-import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -8,25 +7,18 @@ from typing import Any
 import pandas as pd
 
 from steerlens._comparison import Comparison
+from steerlens._names import first_two
+from steerlens.figures.cells import QUANTITIES, cell, norm_cell, spread_cell
+from steerlens.figures.costs import costs_section
 from steerlens.figures.curves import UNITS, side_by_side
 from steerlens.figures.effects import effects_at, pair_by_pair
 from steerlens.figures.heatmaps import cosine_map
 from steerlens.figures.page import Section, named, note, table
-from steerlens.figures.side_effects import side_effect_curves
 from steerlens.figures.tables import visible
 from steerlens.figures.theme import display_name
 from steerlens.figures.training import path, training_curves
-from steerlens.measures.effect import Quantity
 from steerlens.measures.logit_lens import LogitLens
-from steerlens.measures.side_effects import SideEffects
 from steerlens.measures.similarity import Similarity
-
-QUANTITIES: tuple[tuple[Quantity, str], ...] = (
-    ("odd", ".2f"),
-    ("even", ".2f"),
-    ("odd_per_token", ".3f"),
-    ("even_per_token", ".3f"),
-)
 
 
 def sections(comparison: Comparison) -> list[Section]:
@@ -35,11 +27,13 @@ def sections(comparison: Comparison) -> list[Section]:
     if comparison.own:
         found.append(_dose_response(comparison))
         if not comparison.effects().empty:  # they are at multipliers 1 and -1
-            found += [_effects(comparison), *([_parts(comparison)] if comparison.parts else [])]
+            found += [_effects(comparison), *([_seeds(comparison)] if comparison.seeds else [])]
+            at_one = any(1.0 in part.odd_multipliers for part in comparison.parts.values())
+            found += [_parts(comparison)] if at_one else []
         found += [_pairs(comparison)] if _share_pairs(comparison) else []
     found.append(_directions(comparison))
     found += [_similarity(comparison.similarity)] if comparison.similarity is not None else []
-    found += [_costs(comparison.costs)] if comparison.costs is not None else []
+    found += [costs_section(comparison, comparison.costs)] if comparison.costs is not None else []
     if comparison.lens:
         found.append(_lens(comparison))
     if any(vector.history or vector.snapshots for vector in comparison.vectors):
@@ -47,14 +41,6 @@ def sections(comparison: Comparison) -> list[Section]:
     if comparison.steered is not None:
         found.append(_answers(comparison))
     return [*found, _provenance(comparison)]
-
-
-def cell(row: "pd.Series[Any]", quantity: Quantity, digits: str) -> str:
-    """A mean with its interval; of random directions the range of their means."""
-    mean, low, high = (row[quantity], row[f"{quantity}_low"], row[f"{quantity}_high"])
-    if math.isnan(mean):
-        return f"from {low:+{digits}} to {high:+{digits}}"
-    return f"{mean:+{digits}} [{low:+{digits}}, {high:+{digits}}]"
 
 
 def _dose_response(comparison: Comparison) -> Section:
@@ -68,7 +54,7 @@ def _dose_response(comparison: Comparison) -> Section:
         if strength in ("own norm", "equal norm") and of.multipliers == shift.multipliers:
             low, high = of.interval()
             cells = [f"{m:+.2f} [{a:+.2f}, {b:+.2f}]" for m, a, b in zip(of.mean(), low, high, strict=True)]
-            rows.append([named(of.label), strength, f"{of.norm:.3g}", *cells])
+            rows.append([named(of.label, comparison.labels), strength, f"{of.norm:.3g}", *cells])
     head = ("vector", "strength", "norm", *(f"{m:+g}" if m else "0" for m in shift.multipliers))
     return Section("Dose-response", note(about), table(head, rows), (side_by_side(comparison),))
 
@@ -78,8 +64,10 @@ def _effects(comparison: Comparison) -> Section:
         "At multiplier 1. Odd: [x(1) - x(-1)]/2, what the direction does. Even: [x(1) + x(-1)]/2, what either sign does "
         "(damage, length). Mean over pairs, 95% bootstrap interval over pairs; random directions: the range of their means."
     )
+    if comparison.equal_kl is not None:
+        about += " Equal KL: each vector as strong as costs what the first does at equal norm; see side effects."
     rows = [
-        [named(row["vector"]), escape(row["strength"]), f"{row['norm']:.3g}"]
+        [named(row["vector"], comparison.labels), escape(row["strength"]), norm_cell(row)]
         + [cell(row, quantity, digits) for quantity, digits in QUANTITIES]
         for _, row in comparison.effects().iterrows()
     ]
@@ -87,18 +75,33 @@ def _effects(comparison: Comparison) -> Section:
     return Section("Effects and damage", note(about), table(head, rows), (effects_at(comparison),))
 
 
+def _seeds(comparison: Comparison) -> Section:
+    about = (
+        "Vectors that differ by their seed alone: mean over seeds, and from the lowest to the highest, at multiplier 1; the cosine "
+        "is that of two seeds. How far seeds differ is another question than how far pairs do, which intervals tell."
+    )
+    rows = [
+        [named(row["vector"], comparison.labels), row["strength"], str(row["seeds"]), spread_cell(row, "cosine", ".3f")]
+        + [spread_cell(row, quantity, digits) for quantity, digits in QUANTITIES[:2]]
+        for _, row in comparison.seed_spread().iterrows()
+    ]
+    heads = (f"{quantity}, {UNITS[quantity]}" for quantity, _ in QUANTITIES[:2])
+    return Section("Seeds", note(about), table(("vector", "strength", "seeds", "cosine", *heads), rows))
+
+
 def _parts(comparison: Comparison) -> Section:
-    first, second = (display_name(label) for label in comparison.labels[:2])
+    at = first_two(comparison.labels)
+    first, second = (display_name(comparison.labels[i]) for i in at)
     about = (
         f"{second} at norm {comparison.matched_norm:.3g}, taken apart: its part along {first} and the rest, each steered by "
         "itself as it is in it. Which part does the work?"
     )
     effects, rows = comparison.effects(), []
-    whole = [("equal norm", comparison.labels[1]), *(("part", label) for label in comparison.parts)]
+    whole = [("equal norm", comparison.labels[at[1]]), *(("part", label) for label in comparison.parts)]
     for strength, label in whole:
         for _, row in effects[(effects["strength"] == strength) & (effects["vector"] == label)].iterrows():
             share = (row["norm"] / comparison.matched_norm) ** 2
-            rows.append([named(label), f"{row['norm']:.3g}", f"{share:.0%}"])
+            rows.append([named(label, comparison.labels), f"{row['norm']:.3g}", f"{share:.0%}"])
             rows[-1] += [cell(row, quantity, digits) for quantity, digits in QUANTITIES[:2]]
     head = ("steered with", "norm", "share of the squared norm", "odd, nats", "even, nats")
     return Section(f"{second} taken apart", note(about), table(head, rows))
@@ -109,8 +112,8 @@ def _share_pairs(comparison: Comparison) -> bool:
 
 
 def _pairs(comparison: Comparison) -> Section:
-    first, second = comparison.labels[:2]
-    a, b = (comparison.matched[label] for label in (first, second))
+    first, second = comparison.two
+    a, b = (comparison.shift(name) for name in (first, second))
     at = min(a.odd_multipliers)
     x, y = (shift.odd[:, shift.odd_multipliers.index(at)] for shift in (a, b))
     gap = x - y
@@ -121,34 +124,40 @@ def _pairs(comparison: Comparison) -> Section:
         f"Odd part of each pair's shift in nats, both at equal norm, multiplier {at:g}. The table has the pairs on which they "
         "part most, either way."
     )
-    head = ("prompt", named(first), named(second))
+    if comparison.seeds:
+        about += " Of several seeds the mean."
+    head = ("prompt", named(first, comparison.labels), named(second, comparison.labels))
     return Section("Pair by pair", note(about), table(head, rows), (pair_by_pair(comparison),))
 
 
 def _directions(comparison: Comparison) -> Section:
     labels = comparison.labels
     rows = [
-        [named(label), str(comparison.layers[label]), f"{comparison.norms[label]:.4g}"]
+        [named(label, labels), str(comparison.layers[label]), f"{comparison.norms[label]:.4g}"]
         + [f"{value:+.3f}" for value in comparison.cosines[i]]
         for i, label in enumerate(labels)
     ]
     about = (
-        f"Cosines. Under the null of {comparison.null} vectors, one as large as that of the first two has p = "
-        f"{comparison.p_value:.2g}."
+        f"Cosines. Under the null of {comparison.null} vectors, one as large as that of "
+        f"{' and '.join(display_name(name) for name in comparison.two)} has p = {comparison.p_value:.2g}."
     )
     if comparison.null == "isotropic":
         about += (
             " Activations fill few of their dimensions, so unrelated vectors are often further from 0 than this null says: "
             "nulls=True has stricter ones."
         )
-    cosines = table(("vector", "layer", "norm", *map(named, labels)), rows)
+    cosines = table(("vector", "layer", "norm", *(named(label, labels) for label in labels)), rows)
     coordinates = comparison.coordinates()
-    shares = f"The {len(coordinates)} coordinates of d_model in which the first two directions differ most."
+    pair = [labels[i] for i in first_two(labels)]
+    shares = (
+        f"The {len(coordinates)} coordinates of d_model in which the directions of {' and '.join(map(display_name, pair))} "
+        "differ most."
+    )
     cells = [
-        [str(int(row["coordinate"])), *(f"{row[label]:+.3f}" for label in labels[:2]), f"{row.iloc[-1]:.1%}"]
+        [str(int(row["coordinate"])), *(f"{row[label]:+.3f}" for label in pair), f"{row.iloc[-1]:.1%}"]
         for _, row in coordinates.iterrows()
     ]
-    head = ("coordinate", *map(named, labels[:2]), "share of the squared difference")
+    head = ("coordinate", *(named(label, labels) for label in pair), "share of the squared difference")
     return Section("Directions", note(about), cosines + note(shares) + table(head, cells))
 
 
@@ -157,14 +166,6 @@ def _similarity(similarity: Similarity) -> Section:
     return Section(
         "Similarity against nulls", note(about), f"<pre>{escape(str(similarity))}</pre>", (cosine_map(similarity),)
     )
-
-
-def _costs(costs: SideEffects) -> Section:
-    about = (
-        "What each vector costs at equal norm: KL(unsteered || steered) on neutral texts in nats per token, and greedy answers' "
-        "perplexity under the unsteered model and repetition, beside a random direction of that norm."
-    )
-    return Section("Side effects", note(about), f"<pre>{escape(str(costs))}</pre>", (side_effect_curves(costs),))
 
 
 def _lens(comparison: Comparison) -> Section:
@@ -185,7 +186,7 @@ def _lens(comparison: Comparison) -> Section:
         )
     head, rows = ["rank"], []
     for label in comparison.labels:
-        head += [named(label, "+ "), named(label, "\N{MINUS SIGN} ")]
+        head += [named(label, comparison.labels, sign) for sign in ("+ ", "\N{MINUS SIGN} ")]
     for rank in range(len(next(iter(lens.values())).top)):
         cells = [str(rank + 1)]
         for of in lens.values():
@@ -215,7 +216,12 @@ def _training(comparison: Comparison) -> Section:
         figures.append(path(comparison))
         cosines = [f"cosine to {label}" for label in comparison.labels]
         rows = [
-            [named(row["vector"]), str(row["steps"]), f"{row['norm']:.4g}", *(f"{row[c]:+.3f}" for c in cosines)]
+            [
+                named(row["vector"], comparison.labels),
+                str(row["steps"]),
+                f"{row['norm']:.4g}",
+                *(f"{row[c]:+.3f}" for c in cosines),
+            ]
             for _, row in _thinned(frame).iterrows()
         ]
         head = ("vector", "step", "norm", *(escape(f"cosine to {display_name(label)}") for label in comparison.labels))
@@ -247,7 +253,7 @@ def _answer_table(labels: Sequence[str], texts: Any, i: int, head: Sequence[str]
     body = ""
     for label in labels:
         cells = "".join(f'<td class="answer">{escape(text)}</td>' for text in texts[label][i])
-        body += f'<tr><td class="n">{named(label)}</td>{cells}</tr>'
+        body += f'<tr><td class="n">{named(label, labels)}</td>{cells}</tr>'
     top = "".join(f"<th>{cell}</th>" for cell in head)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -270,4 +276,5 @@ def _provenance(comparison: Comparison) -> Section:
         [escape(key), *(f'<span class="settings">{escape(facts.get(key, ""))}</span>' for facts in columns)]
         for key in keys
     ]
-    return Section("Where the vectors come from", tables=table(("", *map(named, comparison.labels)), rows))
+    head = ("", *(named(label, comparison.labels) for label in comparison.labels))
+    return Section("Where the vectors come from", tables=table(head, rows))

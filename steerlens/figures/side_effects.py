@@ -6,7 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from steerlens.figures.theme import colour, dash, display_name, faded, plain, style, symbol
+from steerlens.figures.curves import band_and_line
+from steerlens.figures.theme import display_name, plain, style
 from steerlens.measures.side_effects import Effect, SideEffects
 
 TITLES: dict[Effect, str] = {
@@ -42,7 +43,9 @@ def side_effect_curves(result: SideEffects) -> go.Figure:
         for i, label in enumerate(result.labels):
             values = (panel.mean[i], panel.low[i], panel.high[i])
             name = f"{plain(display_name(label))}, norm {result.norms[i]:.3g}"
-            traces = band_and_line(label, result.multipliers, *values, hover=name, legend=place == 0)
+            traces = band_and_line(
+                label, result.labels, result.multipliers, *values, hover=name, number=".3g", legend=place == 0
+            )
             figure.add_traces(traces, rows=row + 1, cols=column + 1)
         figure.update_yaxes(title_text=panel.title, row=row + 1, col=column + 1)
     figure.update_xaxes(title_text="multiplier", row=2)
@@ -56,43 +59,3 @@ def _panel(result: SideEffects, quantity: Effect) -> Panel:
     if quantity == "answer_nats":
         return Panel(TITLES[quantity], *result.perplexity())
     return Panel(TITLES[quantity], result.mean(quantity), *result.interval(quantity))
-
-
-def band_and_line(
-    label: str,
-    multipliers: tuple[float, ...],
-    mean: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-    *,
-    hover: str,
-    legend: bool = True,
-) -> list[go.Scatter]:
-    """A vector's curve over multipliers, and its interval as a band behind it."""
-    order = np.argsort(multipliers)
-    x, mean, low, high = (np.asarray(values)[order] for values in (multipliers, mean, low, high))
-    band = go.Scatter(
-        x=np.concatenate([x, x[::-1]]),
-        y=np.concatenate([high, low[::-1]]),
-        mode="lines",
-        fill="toself",
-        fillcolor=faded(colour(label), 0.18),
-        line={"width": 0},
-        hoverinfo="skip",
-        showlegend=False,
-        legendgroup=label,
-    )
-    line = go.Scatter(
-        x=x,
-        y=mean,
-        customdata=np.stack([low, high], axis=1),
-        mode="lines+markers",
-        line={"color": colour(label), "width": 2.5, "dash": dash(label)},
-        marker={"size": 7, "symbol": symbol(label)},
-        name=plain(display_name(label)),
-        legendgroup=label,
-        showlegend=legend,
-        hovertemplate=f"{hover}<br>multiplier %{{x:+g}}<br>%{{y:.3g}} "
-        "[%{customdata[0]:.3g}, %{customdata[1]:.3g}]<extra></extra>",
-    )
-    return [band, line]

@@ -1,6 +1,6 @@
 """Curves over layers: effect, damage, norm or cosine of several methods, with intervals and a point per seed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -51,9 +51,10 @@ def over_layers(table: pd.DataFrame, panels: Mapping[str, str]) -> go.Figure:
             f"method, layer and the panels among its columns {list(table)}"
         )
     figure = make_subplots(1, len(panels), horizontal_spacing=0.28 / len(panels))
+    methods = [str(method) for method in table["method"].unique()]
     for column, quantity in enumerate(panels, 1):
         for method, rows in table.groupby("method", sort=False):
-            for trace in _curve(str(method), rows, quantity, legend=column == 1):
+            for trace in _curve(str(method), methods, rows, quantity, legend=column == 1):
                 figure.add_trace(trace, 1, column)
     figure.update_xaxes(title_text="layer (0-based block)")
     for column, title in enumerate(panels.values(), 1):
@@ -67,10 +68,10 @@ def over_layers(table: pd.DataFrame, panels: Mapping[str, str]) -> go.Figure:
     return drawn.update_layout(margin={"t": 20})
 
 
-def _curve(method: str, rows: pd.DataFrame, quantity: str, *, legend: bool) -> list[go.Scatter]:
+def _curve(method: str, methods: Sequence[str], rows: pd.DataFrame, quantity: str, *, legend: bool) -> list[go.Scatter]:
     ends = [name for name in (f"{quantity}_low", f"{quantity}_high") if name in rows]
     mean = rows.groupby("layer", as_index=False)[[quantity, *ends]].mean().dropna(subset=[quantity])
-    name, paint = plain(display_name(method)), colour(method)
+    name, paint = plain(display_name(method)), colour(method, methods)
     bars, interval = None, ""
     if len(ends) == 2:
         low, high = (mean[end] for end in ends)
@@ -83,7 +84,7 @@ def _curve(method: str, rows: pd.DataFrame, quantity: str, *, legend: bool) -> l
             error_y=bars,
             customdata=mean[ends] if bars else None,
             mode="lines+markers",
-            line={"color": paint, "width": 2.5, "dash": dash(method)},
+            line={"color": paint, "width": 2.5, "dash": dash(method, methods)},
             marker={"size": 7, "symbol": symbol(method)},
             name=name,
             legendgroup=method,

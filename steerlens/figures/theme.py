@@ -1,8 +1,11 @@
 """One look for all figures: Okabe and Ito's colour-blind-safe palette, one colour per method, readable at 3.3 inches."""
 
+from collections.abc import Sequence
 from html import escape
 
 import plotly.graph_objects as go
+
+from steerlens._names import seed_families, without_seed
 
 COLOURS = {
     "bipo": "#0072B2",
@@ -31,7 +34,8 @@ SYMBOLS = {
     "sum": "hexagon",
 }
 PARTS = {"along": "#009E73", "off": "#E69F00"}
-OTHERS = ("#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#000000")
+# Of labels without a method. BiPO's and CAA's colours are not among them; those like them, of parts and of controls come late.
+OTHERS = ("#AA3377", "#000000", "#999933", "#56B4E9", "#E69F00", "#009E73", "#CC79A7")
 NAMES = {
     "bipo": "BiPO",
     "caa": "CAA",
@@ -58,26 +62,57 @@ AXIS = {
 }
 
 
-def colour(label: str) -> str:
-    """A method's colour; the same in every figure. A numbered label ("bipo 2") has its method's."""
-    base = label.rstrip("0123456789 ")
-    if base in COLOURS:
-        return COLOURS[base]
+def colour(label: str, among: Sequence[str] = ()) -> str:
+    """A method's colour; the same in every figure. A numbered label ("bipo 2") and a seed's ("bipo seed 0") have their method's.
+
+    A label without a method takes the first colour that neither a method in the figure nor a label before it has.
+
+    among: all labels of the figure, in its order.
+    """
+    fixed = _fixed_colour(label)
+    if fixed is not None:
+        return fixed
+    taken = {_fixed_colour(other) for other in among}
+    free = [paint for paint in OTHERS if paint not in taken] or OTHERS
+    return free[_place(label, among) % len(free)]
+
+
+def method_of(label: str) -> str:
+    """A label without its number and its seed."""
+    return without_seed(label).rstrip("0123456789 ")
+
+
+def _fixed_colour(label: str) -> str | None:
+    base = method_of(label)
     for part in (" along ", " off "):  # of a vector taken apart
         if part in base:
             return PARTS[part.strip()]
-    return OTHERS[sum(map(ord, base)) % len(OTHERS)]
+    return COLOURS.get(base)
+
+
+def _place(label: str, among: Sequence[str]) -> int:
+    """Which of the labels without a method this one is."""
+    own = list(dict.fromkeys(without_seed(other) for other in among if _fixed_colour(other) is None))
+    return own.index(without_seed(label)) if without_seed(label) in own else 0
 
 
 def symbol(label: str) -> str:
     """A method's marker; the same in every figure."""
-    return SYMBOLS.get(label.rstrip("0123456789 "), "circle")
+    return SYMBOLS.get(method_of(label), "circle")
 
 
-def dash(label: str) -> str:
-    """Solid for the first vector of a method, dashed for the next."""
-    number = label[len(label.rstrip("0123456789")) :]
+def dash(label: str, among: Sequence[str] = ()) -> str:
+    """Solid for the first vector of a method, dashed for the next; in turn for labels without a method, as their colours."""
+    if _fixed_colour(label) is None:
+        return DASHES[_place(label, among) % len(DASHES)]
+    name = without_seed(label)
+    number = name[len(name.rstrip("0123456789")) :]
     return DASHES[(int(number) - 1) % len(DASHES)] if number and int(number) else DASHES[0]
+
+
+def width(label: str, among: Sequence[str] = ()) -> float:
+    """Of a curve, in pixels; seeds of one method are thin, for they stand together."""
+    return 1.2 if without_seed(label) in seed_families(among) and without_seed(label) != label else 2.5
 
 
 def display_name(label: str) -> str:
@@ -85,7 +120,7 @@ def display_name(label: str) -> str:
     for part in (" along ", " off "):  # of a vector taken apart
         if part in label:
             return part.join(map(display_name, label.split(part)))
-    base = label.rstrip("0123456789 ")
+    base = method_of(label)
     return NAMES.get(base, base) + label[len(base) :]
 
 

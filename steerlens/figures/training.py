@@ -8,15 +8,16 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from steerlens._comparison import Comparison
+from steerlens._names import without_seed
 from steerlens.errors import FigureError
-from steerlens.figures.theme import colour, dash, display_name, faded, plain, style
+from steerlens.figures.theme import colour, dash, display_name, faded, plain, style, width
 
 History = Sequence[Mapping[str, Any]]
 _SMOOTH = 10  # steps: a step's loss is that of one small batch
 
 
 def training_curves(histories: Mapping[str, History]) -> go.Figure:
-    """Loss, validation margins at +v and -v, and the vector's norm over the stream's, one set of curves per `vector.history`.
+    """Loss, validation margins at +v and -v (where there are any), and |v| over the stream's norm, one set of curves per history.
 
     Args:
         histories: label -> `vector.history`.
@@ -29,29 +30,31 @@ def training_curves(histories: Mapping[str, History]) -> go.Figure:
         raise FigureError(
             "there is no history to draw: only trained vectors have one, and their multiples don't keep it"
         )
-    figure = make_subplots(
-        1, 3, subplot_titles=["loss (nats)", "validation margin (nats)", "|v| / stream's norm"], horizontal_spacing=0.1
-    )
+    labels = list(histories)
+    measured = {label: [row for row in history if row["val_plus"] is not None] for label, history in histories.items()}
+    margins = ["validation margin (nats)"] if any(measured.values()) else []
+    titles = ["loss (nats)", *margins, "|v| / stream's norm"]
+    figure = make_subplots(1, len(titles), subplot_titles=titles, horizontal_spacing=0.3 / len(titles))
     for label, history in histories.items():
         steps = np.array([row["step"] + 1 for row in history])
         loss = np.array([row["loss"] for row in history], dtype=float)
-        line = {"color": colour(label), "dash": dash(label), "width": 2.5}
-        faint = {"color": faded(colour(label), 0.35), "width": 1}
+        paint = colour(label, labels)
+        line = {"color": paint, "dash": dash(label, labels), "width": width(label, labels)}
+        faint = {"color": faded(paint, 0.35), "width": 1}
         name = plain(display_name(label))
         figure.add_trace(_line(steps, loss, faint, name, legend=False, skip=True), 1, 1)
         figure.add_trace(_line(steps, _running_mean(loss), line, name), 1, 1)
-        measured = [row for row in history if row["val_plus"] is not None]
-        for key, sign in (("val_plus", "+v"), ("val_minus", "\N{MINUS SIGN}v")):
-            at = np.array([row["step"] + 1 for row in measured])
-            values = np.array([row[key] for row in measured], dtype=float)
+        for key, sign in (("val_plus", "+v"), ("val_minus", "\N{MINUS SIGN}v")) if measured[label] else ():
+            at = np.array([row["step"] + 1 for row in measured[label]])
+            values = np.array([row[key] for row in measured[label]], dtype=float)
             trace = _line(at, values, line, f"{name}, {sign}", legend=False)
             trace.update(mode="lines+markers", legendgroup=name)
             figure.add_trace(trace, 1, 2)
         ratio = np.array([row["norm_ratio"] for row in history], dtype=float)
-        figure.add_trace(_line(steps, ratio, line, name, legend=False), 1, 3)
+        figure.add_trace(_line(steps, ratio, line, name, legend=False), 1, len(titles))
     figure.update_xaxes(title_text="step", rangemode="tozero")
-    drawn = style(figure, width=960, height=380)
-    drawn.update_yaxes(rangemode="tozero", col=3)
+    drawn = style(figure, width=320 * len(titles), height=380)
+    drawn.update_yaxes(rangemode="tozero", col=len(titles))
     return drawn
 
 
@@ -67,13 +70,15 @@ def path(comparison: Comparison) -> go.Figure:
     figure = make_subplots(1, 2, subplot_titles=["norm (residual-stream units)", "cosine"], horizontal_spacing=0.12)
     for label, rows in frame.groupby("vector", sort=False):
         name = plain(display_name(str(label)))
-        line = {"color": colour(str(label)), "dash": dash(str(label)), "width": 2.5}
+        paint, dashed = colour(str(label), comparison.labels), dash(str(label), comparison.labels)
+        thick = width(str(label), comparison.labels)
+        line = {"color": paint, "dash": dashed, "width": thick}
         trace = _line(rows["steps"], rows["norm"], line, name)
         figure.add_trace(trace.update(mode="lines+markers"), 1, 1)
-        for other in comparison.labels:
-            if other == label:
-                continue
-            to = {"color": colour(other), "dash": dash(other), "width": 2.5}
+        foreign = [other for other in comparison.labels if without_seed(other) != without_seed(str(label))]
+        for other in foreign or [other for other in comparison.labels if other != label]:
+            paint, dashed = colour(other, comparison.labels), dash(other, comparison.labels)
+            to = {"color": paint, "dash": dashed, "width": thick}
             trace = _line(rows["steps"], rows[f"cosine to {other}"], to, f"{name} to {plain(display_name(other))}")
             figure.add_trace(trace.update(mode="lines+markers"), 1, 2)
     figure.update_xaxes(title_text="step", rangemode="tozero")

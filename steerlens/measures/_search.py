@@ -1,7 +1,7 @@
 """The search for a multiplier at which a measured value meets a target."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from jaxtyping import Float
 from numpy import ndarray
@@ -18,6 +18,7 @@ class Search:
         value: of what was measured.
         target, unsteered: the value to be met, and the value at multiplier 0, another one.
         tolerance: how far the value may be from the target, as a share of the way to it from `unsteered`.
+        known: what was measured before, by multiplier.
     """
 
     def __init__(
@@ -28,10 +29,11 @@ class Search:
         target: float,
         unsteered: float,
         tolerance: float,
+        known: Mapping[float, Items] | None = None,
     ) -> None:
         self.measure, self.value, self.tolerance = measure, value, tolerance
         self.target, self.unsteered = target, unsteered
-        self.found: dict[float, Items] = {}
+        self.found: dict[float, Items] = {_rounded(m): items for m, items in (known or {}).items()}
         """what was measured, by multiplier, in that order"""
 
     def miss(self, multiplier: float) -> float:
@@ -54,7 +56,7 @@ class Search:
         for end in (low, high):
             if self.miss(end) == 0:
                 return _rounded(end)
-        if self.miss(low) > 0 or self.miss(high) < 0:
+        if not self.miss(low) < 0 < self.miss(high):  # nor where a value is no number
             return None
         found = brentq(lambda x: self.miss(math.exp(x)), math.log(low), math.log(high), xtol=self.tolerance / 100)
         return _rounded(math.exp(found)) if self.miss(math.exp(found)) == 0 else None

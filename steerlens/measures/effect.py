@@ -171,7 +171,7 @@ def preference_shift(
     check_fits(vector, identify(model))
     scorer = PairScorer(model, pairs.encode(model), vector.layer, batch_size=batch_size, progress=progress)
     seen = check_unseen([vector], pairs, allow_seen=allow_seen)
-    return shift_on(scorer, vector, pairs, multipliers, positions, seen_pairs=seen)
+    return shift_on(scorer, vector, pairs, multipliers, positions, seen_pairs=seen, progress=progress)
 
 
 def shift_on(
@@ -183,6 +183,7 @@ def shift_on(
     *,
     label: str | None = None,
     seen_pairs: int = 0,
+    progress: bool = False,
 ) -> PreferenceShift:
     """`preference_shift` with the pairs' lower half already computed, for many vectors at one layer."""
     check_positions(positions)
@@ -193,13 +194,16 @@ def shift_on(
     if not fits:
         raise MeasureError(f"multipliers={multipliers!r}; expected a list of finite numbers, each once")
     v = vector.tensor.to(scorer.model.cfg.device)
-    shifts = np.stack([scorer.all_shifts(v, m, positions).numpy() for m in multipliers], axis=1)
+    bars = [f"multiplier {m:+g}" if progress else None for m in multipliers]
+    each = [scorer.all_shifts(v, m, positions, bar).numpy() for m, bar in zip(multipliers, bars, strict=True)]
+    shifts = np.stack(each, axis=1)
     return PreferenceShift(
         label=label or vector.method,
         norm=vector.norm,
         multipliers=tuple(float(m) for m in multipliers),
-        chosen=shifts[:, :, 0],
-        rejected=shifts[:, :, 1],
+        # float64, for means are taken of them; in one order of memory, in which a file gives them back too.
+        chosen=np.ascontiguousarray(shifts[:, :, 0], dtype=np.float64),
+        rejected=np.ascontiguousarray(shifts[:, :, 1], dtype=np.float64),
         chosen_tokens=np.array([len(p.chosen) for p in scorer.pairs]),
         rejected_tokens=np.array([len(p.rejected) for p in scorer.pairs]),
         prompts=pairs.prompts,

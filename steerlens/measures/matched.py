@@ -5,8 +5,9 @@
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -183,19 +184,45 @@ def match_multiplier(
         raise MeasureError(
             f"the target is {by} {goal:g}, and the unsteered model has {unsteered:g}: multiplier 0 gives it; expected another"
         )
+    start = wanted / norm if like is not None else 1.0
+    to = {"target": goal, "unsteered": unsteered, "tolerance": tolerance, "start": start, "between": between}
+    return search_multiplier(about, partial(measure, vector), like_items=like_items, progress=progress, **to)  # type: ignore[arg-type]
+
+
+def search_multiplier(
+    about: Mapping[str, object],
+    measure: Callable[[float], Items],
+    *,
+    target: float,
+    unsteered: float,
+    tolerance: float,
+    start: float,
+    between: tuple[float, float],
+    known: Mapping[float, Items] | None = None,
+    like_items: Items | None = None,
+    progress: bool = False,
+) -> Match:
+    """`match_multiplier` with the measuring given, and with what is known already by multiplier.
+
+    about: the match's label, norm, by and like.
+
+    Raises:
+        MeasureError: no multiplier reaches the target, or the value jumps over it.
+    """
+    by: By = about["by"]  # type: ignore[assignment]
     with tqdm(desc="matching", unit="multiplier", disable=not progress, leave=False) as bar:
 
         def counted(m: float) -> Items:
             bar.update()
-            return measure(vector, m)
+            return measure(m)
 
-        to = {"target": goal, "unsteered": unsteered, "tolerance": tolerance}
-        search = Search(counted, lambda items: _value(by, items), **to)
-        multiplier = search.run(wanted / norm if like is not None else 1.0, between)
+        aim = {"target": target, "unsteered": unsteered, "tolerance": tolerance}
+        search = Search(counted, lambda items: _value(by, items), known=known, **aim)
+        multiplier = search.run(start, between)
     if multiplier is None:
         seen = ", ".join(f"{m:.4g}: {_value(by, items):.4g}" for m, items in sorted(search.found.items()))
         raise MeasureError(
-            f"no multiplier from {between[0]:g} to {between[1]:g} brings {by} to {goal:.4g} within {tolerance:g} of its distance "
+            f"no multiplier from {between[0]:g} to {between[1]:g} brings {by} to {target:.4g} within {tolerance:g} of its distance "
             f"from the unsteered {unsteered:.4g}; measured: {seen}. Where the value stops short, ask for less or for -vector; "
             "where it jumps over the target, use more prompts or a larger tolerance"
         )
@@ -203,9 +230,9 @@ def match_multiplier(
         **about,  # type: ignore[arg-type]
         multiplier=multiplier,
         value=_value(by, search.found[multiplier]),
-        target=goal,
+        target=target,
         unsteered=unsteered,
-        tolerance=tolerance * abs(goal - unsteered),
+        tolerance=tolerance * abs(target - unsteered),
         tried=np.array(list(search.found)),
         items=np.array(list(search.found.values())),
         like_items=like_items,

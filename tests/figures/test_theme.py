@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from steerlens.figures.theme import COLOURS, colour, display_name, symbol
+from steerlens.figures.theme import COLOURS, OTHERS, colour, dash, display_name, symbol
 
 # Linear RGB as people without one of the three cones see it (Machado, Oliveira and Fernandes 2009, severity 1).
 EYES = {
@@ -59,3 +59,20 @@ def test_a_numbered_label_has_its_method_s_colour_marker_and_name() -> None:
     assert symbol("caa 3") == "square"
     assert display_name("dpo-lora 2") == "DPO-LoRA 2"
     assert symbol("my own") == "circle"
+
+
+def test_labels_without_a_method_have_a_colour_and_a_dash_each_and_leave_the_methods_theirs() -> None:
+    labels = ["lr 0.001", "bipo", "lr 0.01", "random (given)", "pca 2", "layer 12", "layer 13", "layer 14"]
+    own = [label for label in labels if not label.startswith(("bipo", "pca"))]
+    paints = {label: colour(label, labels) for label in labels}
+    assert len(set(paints.values())) == len(labels)
+    assert (paints["bipo"], paints["pca 2"]) == (COLOURS["bipo"], COLOURS["pca"])
+    assert COLOURS["pca"] in OTHERS, "the point of the test: it is taken here, so no other label may have it"
+    assert [dash(label, labels) for label in own[:4]] == ["solid", "dash", "dot", "dashdot"]
+    assert {label: colour(label, labels + own[::-1]) for label in labels} == paints
+    assert dash("caa 2", labels) == "dash"
+
+
+def test_as_many_labels_as_a_figure_may_hold_differ_in_colour_or_dash() -> None:
+    labels = [f"lr {10.0**-i:g}" for i in range(12)]
+    assert len({(colour(label, labels), dash(label, labels)) for label in labels}) == len(labels)

@@ -26,6 +26,18 @@ def test_training_curves_show_loss_margins_and_norm() -> None:
         training_curves({"caa": ()})
 
 
+def test_no_panel_stays_empty_where_nothing_was_measured_on_validation_pairs() -> None:
+    blind = [{**row, "val_plus": None, "val_minus": None} for row in HISTORY]
+    figure = training_curves({"lr 0.001": blind, "lr 0.01": blind})
+    titles = [title.text for title in figure.layout.annotations]
+    assert titles == ["loss (nats)", "|v| / stream's norm"]
+    assert {trace.xaxis for trace in figure.data} == {"x", "x2"}
+    assert figure.data[1].line.color != figure.data[4].line.color
+    both = training_curves({"lr 0.001": blind, "bipo": HISTORY})
+    assert len(both.layout.annotations) == 3
+    assert {trace.name for trace in both.data if trace.xaxis == "x2"} == {"BiPO, +v", "BiPO, \N{MINUS SIGN}v"}
+
+
 def test_the_path_shows_norm_and_cosine_over_snapshots() -> None:
     a, b = torch.tensor([3.0, 4.0, 0.0]), torch.tensor([1.0, 0.0, 0.0])
     trained = sl.SteeringVector(a, 1, method="bipo", snapshots={2: a / 2, 4: a})

@@ -1,8 +1,12 @@
 """Preference shift against a full forward pass per response, and its identities."""
 
+import re
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
@@ -55,6 +59,22 @@ def test_the_shift_is_what_full_forward_passes_say(
             assert shift.values[row, column] == pytest.approx(scores[0] - scores[1], abs=2e-4)
             per_token = scores[0] / len(pair.chosen) - scores[1] / len(pair.rejected)
             assert shift.per_token[row, column] == pytest.approx(per_token, abs=2e-5)
+
+
+def test_a_progress_bar_moves_with_every_batch(
+    tiny_chat_model: HookedTransformer,
+    vector: sl.SteeringVector,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("steerlens._scores.tqdm", partial(tqdm, mininterval=0))
+    sl.preference_shift(tiny_chat_model, vector, PAIRS, (-1, 0, 1), batch_size=1)
+    shown = capsys.readouterr().err
+    for bar in ("reading pairs", "unsteered", "multiplier -1", "multiplier +1"):
+        assert all(re.search(rf"{re.escape(bar)}: .*\b{done}/3 ", shown) for done in range(4)), bar
+    assert "+0" not in shown
+    sl.preference_shift(tiny_chat_model, vector, PAIRS, (-1, 0, 1), progress=False)
+    assert not capsys.readouterr().err
 
 
 def test_multiplier_zero_shifts_nothing_at_all(tiny_chat_model: HookedTransformer, vector: sl.SteeringVector) -> None:

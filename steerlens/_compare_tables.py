@@ -1,0 +1,128 @@
+"""A comparison's tables: effects at one multiplier, the spread of seeds, and every mean in tidy form."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from steerlens.measures.effect import PreferenceShift, Quantity
+
+if TYPE_CHECKING:
+    from steerlens._comparison import Comparison
+
+PARTS: tuple[Quantity, ...] = ("odd", "even", "odd_per_token", "even_per_token")
+UNREACHED = "equal KL: not reached"
+
+
+def mean_shift(label: str, shifts: Sequence[PreferenceShift]) -> PreferenceShift:
+    """The mean of several vectors' shifts of the same pairs: each pair's log-probabilities, and the norms."""
+    return replace(
+        shifts[0],
+        label=label,
+        norm=float(np.mean([shift.norm for shift in shifts])),
+        chosen=np.mean([shift.chosen for shift in shifts], axis=0),
+        rejected=np.mean([shift.rejected for shift in shifts], axis=0),
+    )
+
+
+def effects(comparison: "Comparison", multiplier: float) -> pd.DataFrame:
+    """`Comparison.effects`."""
+    rows: list[dict[str, Any]] = []
+    controls: list[dict[str, Any]] = []
+    at_random: dict[str, list[PreferenceShift]] = {}
+    for strength, shift in comparison.shifts():
+        if multiplier not in shift.odd_multipliers:
+            continue
+        is_control = strength.startswith("control")
+        if is_control and shift.label == "random":
+            at_random.setdefault(strength, []).append(shift)
+            continue
+        at = shift.odd_multipliers.index(multiplier)
+        row: dict[str, Any] = {"vector": shift.label, "strength": strength, "norm": shift.norm}
+        for q in PARTS:
+            low, high = (float(side[at]) for side in shift.interval(q))
+            row |= {q: float(shift.mean(q)[at]), f"{q}_low": low, f"{q}_high": high}
+        (controls if is_control else rows).append(row)
+    if rows and multiplier == 1:
+        rows += _unreached(comparison)
+    drawn = [_drawn(comparison, strength, group, multiplier) for strength, group in at_random.items()]
+    return pd.DataFrame([*rows, *controls, *drawn])
+
+
+def _unreached(comparison: "Comparison") -> Iterator[dict[str, Any]]:
+    numbers = ["norm", *(f"{q}{end}" for q in PARTS for end in ("", "_low", "_high"))]
+    for label in comparison.equal_kl.unreached if comparison.equal_kl is not None else ():
+        yield {"vector": label, "strength": UNREACHED} | dict.fromkeys(numbers, np.nan)
+
+
+def _drawn(
+    comparison: "Comparison", strength: str, shifts: Sequence[PreferenceShift], multiplier: float
+) -> dict[str, Any]:
+    """Random directions as one row: the range of their means."""
+    n, asked, norm = len(shifts), len(shifts), comparison.matched_norm
+    if comparison.equal_kl is not None and strength != "control":
+        asked, norm = comparison.equal_kl.n_random, float(np.mean([shift.norm for shift in shifts]))
+    told = f"{n}" if n == asked else f"{n} of {asked}"
+    row: dict[str, Any] = {"vector": "random", "strength": f"{strength}, {told} drawn", "norm": norm}
+    at = shifts[0].odd_multipliers.index(multiplier)
+    for q in PARTS:
+        means = [float(shift.mean(q)[at]) for shift in shifts]
+        low, high = min(means), max(means)
+        if q.startswith("odd"):
+            low, high = -max(-low, high), max(-low, high)
+        row |= {q: np.nan, f"{q}_low": low, f"{q}_high": high}
+    return row
+
+
+def seed_spread(comparison: "Comparison", multiplier: float) -> pd.DataFrame:
+    """`Comparison.seed_spread`."""
+    rows: list[dict[str, Any]] = []
+    for name, labels in comparison.seeds.items():
+        at = [comparison.labels.index(label) for label in labels]
+        alike = comparison.cosines[np.ix_(at, at)][np.triu_indices(len(at), 1)]
+        about = {"vector": name, "seeds": len(labels), **_range("cosine", alike)}
+        found = list(_spread(comparison, labels, multiplier))
+        empty = {f"{q}{end}": np.nan for q in PARTS for end in ("", "_low", "_high")}
+        rows += [about | row for row in found] or [about | {"strength": "not measured"} | empty]
+    return pd.DataFrame(rows)
+
+
+def _spread(comparison: "Comparison", labels: Sequence[str], multiplier: float) -> Iterator[dict[str, Any]]:
+    for strength in ("own norm", "equal norm", "equal KL"):
+        mine = [
+            shift
+            for at, shift in comparison.shifts()
+            if at == strength and shift.label in labels and multiplier in shift.odd_multipliers
+        ]
+        if len(mine) > 1:  # at equal KL a seed may not be there
+            row: dict[str, Any] = {"strength": strength, "seeds": len(mine)}
+            for q in PARTS:
+                row |= _range(q, np.array([shift.mean(q)[shift.odd_multipliers.index(multiplier)] for shift in mine]))
+            yield row
+
+
+def _range(name: str, values: np.ndarray) -> dict[str, float]:
+    return {name: float(values.mean()), f"{name}_low": float(values.min()), f"{name}_high": float(values.max())}
+
+
+def tidy(comparison: "Comparison") -> pd.DataFrame:
+    """`Comparison.to_frame`."""
+    rows: list[dict[str, Any]] = []
+    for strength, shift in comparison.shifts():
+        for quantity, unit in (("values", "nats"), ("per_token", "nats per token")):
+            low, high = shift.interval(quantity)  # type: ignore[arg-type]
+            mean = shift.mean(quantity)  # type: ignore[arg-type]
+            for i, m in enumerate(shift.multipliers):
+                row = {"vector": shift.label, "strength": strength, "norm": shift.norm, "multiplier": m, "unit": unit}
+                rows.append({**row, "mean": mean[i], "low": low[i], "high": high[i], "pairs": len(shift.prompts)})
+    if rows and comparison.equal_kl is not None:
+        for label in comparison.equal_kl.unreached:
+            row = {"vector": label, "strength": UNREACHED, "multiplier": 1.0, "unit": "nats", "pairs": 0}
+            rows.append(row | dict.fromkeys(("norm", "mean", "low", "high"), np.nan))
+    if rows:
+        return pd.DataFrame(rows)
+    cosine = dict(zip(comparison.labels, comparison.cosines[0], strict=True))
+    norms, layers, to = comparison.norms, comparison.layers, f"cosine to {comparison.labels[0]}"
+    return pd.DataFrame({"vector": v, "layer": layers[v], "norm": norms[v], to: cosine[v]} for v in comparison.labels)

@@ -1,0 +1,38 @@
+"""A comparison's numbers as cells of a table, on a page and in LaTeX."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from steerlens._compare_tables import UNREACHED
+from steerlens.measures.effect import Quantity
+
+NOTHING = "\N{EN DASH}"
+QUANTITIES: tuple[tuple[Quantity, str], ...] = (
+    ("odd", ".2f"),
+    ("even", ".2f"),
+    ("odd_per_token", ".3f"),
+    ("even_per_token", ".3f"),
+)
+
+
+def cell(row: "pd.Series[Any]", quantity: Quantity, digits: str) -> str:
+    """A mean with its interval; of random directions the range of their means."""
+    mean, low, high = (row[quantity], row[f"{quantity}_low"], row[f"{quantity}_high"])
+    if row["strength"] == UNREACHED:
+        return NOTHING
+    if math.isnan(mean):
+        return f"from {low:+{digits}} to {high:+{digits}}"
+    return f"{mean:+{digits}} [{low:+{digits}}, {high:+{digits}}]"
+
+
+def norm_cell(row: "pd.Series[Any]") -> str:
+    """The norm that was steered with, where there was one."""
+    return NOTHING if math.isnan(row["norm"]) else f"{row['norm']:.3g}"
+
+
+def spread_cell(row: "pd.Series[Any]", quantity: str, digits: str) -> str:
+    """A mean over seeds with the lowest and the highest of them."""
+    mean, low, high = (row[quantity], row[f"{quantity}_low"], row[f"{quantity}_high"])
+    return f"{mean:+{digits}} (from {low:+{digits}} to {high:+{digits}})"
