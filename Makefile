@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 EXTRAS := dev
 
-.PHONY: help demo paper test check format clean
+.PHONY: help demo paper notebooks test check format clean
 
 help:  ## say what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -23,6 +23,9 @@ demo: $(VENV)/.made  ## train BiPO and CAA on a real chat model, compare them, s
 
 paper: $(VENV)/.made  ## run every study of the two papers on the toy model: leaves analyses/out/toy/index.html
 	$(PY) -m analyses.paper
+
+notebooks: $(VENV)/.made  ## execute the notebooks anew, each in a clean kernel, and store them with their outputs
+	$(PY) notebooks/execute.py
 
 test: $(VENV)/.made  ## run the tests
 	$(PY) -m pytest

@@ -121,12 +121,13 @@ class Playground:
             self.used[name] = _named(w.Checkbox(i == 0, indent=False, layout=w.Layout(width="28px")), "sl-use")
             self.sliders[name] = _named(
                 w.FloatSlider(1.0 if most >= 1 else most, min=-most, max=most, step=most / 30, readout_format="+.2f",
-                              continuous_update=False, layout=w.Layout(width="340px")),
+                              continuous_update=False, layout=w.Layout(flex="0 0 340px")),
                 "sl-multiplier",
             )  # fmt: skip
         self.status = _named(w.HTML(), "sl-status")
         self.shown = {side: _named(w.HTML(), f"sl-{side}") for side in ("steered", "unsteered")}
-        rows = [w.HBox([self.used[n], self.sliders[n], w.HTML(self._label(n))]) for n in self.sliders]
+        centred = w.Layout(align_items="center")
+        rows = [w.HBox([self.used[n], self.sliders[n], w.HTML(self._label(n))], layout=centred) for n in self.sliders]
         heads = {side: w.HTML(f'<span class="sl-name">{side}</span>') for side in self.shown}
         answers = w.GridBox(
             [_named(w.VBox([heads[side], box]), "sl-column") for side, box in self.shown.items()],
@@ -219,15 +220,14 @@ class Playground:
         self._draw(0)
 
     def _draw(self, every: float) -> None:
-        now = time.monotonic()
-        if now - self._drawn < every:
+        if time.monotonic() - self._drawn < every:
             return
-        self._drawn = now
         tokenizer = self._live.model.tokenizer
         for side, answer in (("steered", self.steered), ("unsteered", self.unsteered)):
             tokens = pieces(tokenizer, answer.tokens)
             spans = change_spans(tokens, answer.steered, answer.unsteered)
             self.shown[side].value = f'<div class="sl-answer">{spans}</div>'
+        self._drawn = time.monotonic()
 
     def _summary(self) -> str:
         changes = self.steered.changes

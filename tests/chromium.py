@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -37,19 +38,31 @@ def pictures() -> Path:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """visit(file, width=, dark=): the loaded page. At the end: nothing was asked of the network, nothing went wrong."""
+    """visit(file or address, width=, dark=): the loaded page. At the end: nothing was asked of anyone else, nothing went wrong.
+
+    Of a page that a server gives, its warnings are not ours, and its own addresses are no one else's.
+    """
     contexts: list[Any] = []
     asked: list[str] = []
     wrong: list[str] = []
 
-    def route(handler: Any) -> None:
-        if handler.request.url.startswith(("file:", "data:", "blob:")):
-            handler.continue_()
-        else:
-            asked.append(handler.request.url)
-            handler.abort()
+    def load(where: Path | str, *, width: int = 1200, dark: bool = False, scripts: bool = True) -> Any:
+        address = where if isinstance(where, str) else where.as_uri()
+        server = "://".join(urlsplit(address)[:2])
+        allowed = ("data:", "blob:", "file:" if isinstance(where, Path) else f"{server}/")
+        kinds = ("error",) if isinstance(where, str) else ("error", "warning")
 
-    def load(file: Path, *, width: int = 1200, dark: bool = False, scripts: bool = True) -> Any:
+        def route(handler: Any) -> None:
+            if handler.request.url.startswith(allowed):
+                handler.continue_()
+            else:
+                asked.append(handler.request.url)
+                handler.abort()
+
+        def listen(socket: Any) -> None:  # routes don't see these
+            if not socket.url.startswith(f"{server.replace('http', 'ws', 1)}/"):
+                asked.append(socket.url)
+
         scheme = "dark" if dark else "light"
         context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=scripts
@@ -57,9 +70,10 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         contexts.append(context)
         context.route("**/*", route)
         page = context.new_page()
-        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("console", lambda message: wrong.append(message.text) if message.type in kinds else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(file.as_uri())
+        page.on("websocket", listen)
+        page.goto(address)
         return page
 
     yield load

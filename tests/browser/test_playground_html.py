@@ -1,6 +1,6 @@
 """What the playground writes, in a real browser: tokens in colour, and nothing that came from outside is markup.
 
-Only its HTML: the sliders are JupyterLab's own, and its page can't be had without a server and a kernel.
+Only its HTML; the sliders and buttons, with a kernel behind them, are in test_playground_in_jupyterlab.py.
 """
 
 from collections.abc import Callable, Iterator
