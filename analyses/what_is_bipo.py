@@ -4,8 +4,8 @@
     python -m analyses.what_is_bipo --model smollm2 --behaviour wealth-seeking --seeds 0,1,2
 
 Each method's layer is chosen on validation pairs. Then, on test pairs and with differences paired by pair: every vector at
-its own norm, all at one norm, all at the multiplier that costs BiPO's KL on neutral text; and BiPO taken apart into what
-points along CAA and the rest, each steered by itself.
+its own norm, all at one norm, all at the multiplier that costs BiPO's KL on neutral text (the mean of +m and -m); and BiPO
+taken apart into what points along CAA and the rest, each steered by itself.
 """
 
 from dataclasses import dataclass
@@ -54,6 +54,7 @@ def run(config: Config) -> Finding:
         "caa", {**told, "layer": chosen["caa"]}, lambda: sl.extract_caa(model, pairs.train, chosen["caa"])
     )
     texts, on = config.neutral_texts(), pairs.test.described()
+    match = partial(sl.match_multiplier, model, by="kl", both_signs=True, texts=texts, progress=False)
     rows: list[dict[str, Any]] = []
     for seed in config.seeds:
         bipo = store.vector(
@@ -67,8 +68,7 @@ def run(config: Config) -> Finding:
             "CAA, its own best layer, own norm": best_caa,
             "CAA, BiPO's norm": caa.scaled_to(bipo.norm),
             "BiPO, CAA's norm": bipo.scaled_to(caa.norm),
-            "CAA, BiPO's KL": caa
-            * sl.match_multiplier(model, caa, like=bipo, by="kl", texts=texts, progress=False).multiplier,
+            "CAA, BiPO's KL": caa * match(caa, like=bipo).multiplier,
             "BiPO's part along CAA": bipo.along(caa),
             "BiPO's part off CAA": bipo.off(caa),
         }

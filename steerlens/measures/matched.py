@@ -123,6 +123,7 @@ def match_multiplier(
     target: float | None = None,
     by: By = "kl",
     like_multiplier: float = 1.0,
+    both_signs: bool = False,
     pairs: PreferencePairs | None = None,
     texts: Sequence[str] | None = None,
     prompts: Sequence[str] | None = None,
@@ -146,6 +147,8 @@ def match_multiplier(
         by: "norm": of the part that the model can see, exact. "kl": D(unsteered || steered) on neutral texts, nats per token.
             "perplexity": of greedy answers under the unsteered model; it moves in jumps. "shift": the mean preference shift of
             held-out `pairs`, in nats.
+        both_signs: for "kl" and "perplexity": match the mean over m and -m. What a vector does is told from both signs, and it
+            often costs more one way than the other.
         texts, prompts, max_new_tokens: for "kl" and for "perplexity", as in `side_effects`.
         positions: "all", or "response", of answers and pairs.
         tolerance: how far the value may be from the target, as a share of the target's distance from the unsteered model.
@@ -160,6 +163,8 @@ def match_multiplier(
         VectorError: the vectors belong to different weights, do not fit the model, or are zero.
     """
     _check(vector, like, target, by, tolerance, between)
+    if both_signs and by not in ("kl", "perplexity"):
+        raise MeasureError(f"both_signs=True with by={by!r}; expected 'kl' or 'perplexity', which both signs raise")
     norm = vector.effective.norm
     about = {"label": label or vector.method, "norm": norm, "by": by, "like": "" if like is None else like.method}
     wanted = math.nan if like is None else abs(like_multiplier) * like.effective.norm
@@ -177,6 +182,8 @@ def match_multiplier(
         measure = _nats_of(model, prompts, positions, max_new_tokens)
     else:
         measure = _shift_on(model, vector, like, pairs, positions, allow_seen=allow_seen, batch_size=batch_size)
+    if both_signs:
+        measure = _both_signs(measure)
     like_items = None if like is None else measure(like, like_multiplier)
     unsteered = _value(by, measure(vector, 0.0))
     goal = _value(by, like_items) if like_items is not None else float(target or 0.0)
@@ -248,6 +255,10 @@ def _by_norm(about: dict[str, object], target: float) -> Match:
 
 
 Measured = Callable[[SteeringVector, float], Items]
+
+
+def _both_signs(measure: Measured) -> Measured:
+    return lambda v, m: measure(v, m) if m == 0 else (measure(v, m) + measure(v, -m)) / 2
 
 
 def _kl_on(

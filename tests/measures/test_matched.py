@@ -61,6 +61,17 @@ def test_the_kl_at_the_match_is_the_others_within_the_tolerance(tiny_chat_model:
     assert match.evaluations == len(match.tried) <= 15
 
 
+def test_with_both_signs_the_mean_of_their_kl_is_matched(tiny_chat_model: HookedTransformer) -> None:
+    a, b = make_vector(2.0), make_vector(9.0, seed=1)
+    to = {"like": b, "texts": TEXTS, "tolerance": 1e-4, "progress": False}
+    match = sl.match_multiplier(tiny_chat_model, a, both_signs=True, **to)  # type: ignore[arg-type]
+    reader = TextKL(tiny_chat_model, TEXTS, [1])
+    target, reached = reader.kl(b, [1.0, -1.0]).mean(), reader.kl(a, [match.multiplier, -match.multiplier]).mean()
+    assert abs(reached - target) <= 1e-4 * target
+    assert sl.match_multiplier(tiny_chat_model, -a, both_signs=True, **to).multiplier == match.multiplier  # type: ignore[arg-type]
+    assert match.multiplier != sl.match_multiplier(tiny_chat_model, a, **to).multiplier  # type: ignore[arg-type]
+
+
 def test_a_vector_matches_itself_and_its_multiple(tiny_chat_model: HookedTransformer) -> None:
     vec = make_vector()
     same = sl.match_multiplier(tiny_chat_model, vec, like=vec, texts=TEXTS, progress=False)
@@ -164,6 +175,7 @@ def test_a_value_that_turns_back_is_reported() -> None:
         ({"target": 1, "tolerance": 0}, "tolerance=0"),
         ({"target": 1, "between": (0, 1)}, "between="),
         ({"target": 1, "by": "shift"}, "pass pairs="),
+        ({"target": 1, "by": "shift", "both_signs": True}, "both_signs=True with by='shift'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tiny_chat_model: HookedTransformer, options: dict, words: str) -> None:
