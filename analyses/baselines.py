@@ -28,7 +28,7 @@ class Config(StudyConfig):
 
 def run(config: Config) -> Finding:
     """Gains of the margin on test pairs."""
-    model, pairs, store = sl.load_model(config.model), config.pairs(), store_of(config)
+    model, pairs, store = config.load(), config.pairs(), store_of(config)
     vectors = make(config, model, methods=("bipo", "freeform", "random"))
     told = {
         "weights": weights_of(model),

@@ -32,7 +32,7 @@ class Config(StudyConfig):
 
 def run(config: Config) -> Finding:
     """Both behaviours under both vectors, alone and together."""
-    model, store = sl.load_model(config.model), store_of(config)
+    model, store = config.load(), store_of(config)
     behaviours = tuple(dict.fromkeys((config.behaviour, config.other, *config.behaviours)))
     vectors = {name: make(config, model, name, ("bipo",))["bipo"] for name in behaviours}
     tests = {name: config.pairs(name).test for name in behaviours}

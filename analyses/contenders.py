@@ -9,6 +9,13 @@ from analyses.study import StudyConfig, store_of, weights_of
 METHODS = ("bipo", "caa", "freeform", "pca", "random")
 
 
+def check_methods(methods: Sequence[str]) -> None:
+    """Refuse methods that `make` does not know."""
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise sl.MeasureError(f"methods {list(methods)}: expected some of {', '.join(METHODS)}")
+
+
 def make(
     config: StudyConfig,
     model: Any,
@@ -21,6 +28,7 @@ def make(
     "caa" is read at the letter of their A/B form, as its authors do; "freeform" is the mean over the free-form answers;
     "random" has BiPO's norm, "caa" and the others their own.
     """
+    check_methods(methods)
     pairs, layer, store = config.pairs(behaviour).train, config.preset.layer, store_of(config)
     seed = config.seeds[0] if seed is None else seed
     ways: dict[str, Callable[[], sl.SteeringVector]] = {

@@ -30,7 +30,7 @@ class Config(StudyConfig):
 
 def run(config: Config) -> Finding:
     """Train once, then measure the vector of every epoch."""
-    pairs, model, preset = config.pairs(), sl.load_model(config.model), config.preset
+    pairs, model, preset = config.pairs(), config.load(), config.preset
     store = store_of(config)
     told = {
         "pairs": pairs.train.described(),

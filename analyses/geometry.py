@@ -1,7 +1,7 @@
 """CAA F7 and BiPO's published vectors: cosines between methods, behaviours and layers, against nulls.
 
-python -m analyses.geometry --model toy --behaviours wealth,power
-python -m analyses.geometry --model smollm2 --behaviours wealth-seeking,power-seeking
+python -m analyses.geometry --model toy --behaviour wealth --other power
+python -m analyses.geometry --model smollm2 --behaviour wealth-seeking --other power-seeking
 python -m analyses.geometry --vectors wealth-seeking_llama-2_layer15.pt,power-seeking_llama-2_layer15.pt
 """
 
@@ -20,11 +20,18 @@ from steerlens.figures.heatmaps import cosine_map
 class Config(StudyConfig):
     """What is compared."""
 
-    behaviours: tuple[str, ...] = ("wealth", "power")
+    other: str = "power"
+    behaviours: tuple[str, ...] = ()
+    """default: --behaviour and --other"""
     methods: tuple[str, ...] = ("bipo", "freeform", "pca")
     layers: tuple[int, ...] = ()
     vectors: tuple[str, ...] = ()
     """vectors in files instead (the BiPO authors' .pt): only cosines and norms, for which no model is needed"""
+
+    @property
+    def behaviours_used(self) -> tuple[str, ...]:
+        """The behaviours whose vectors are compared."""
+        return () if self.vectors else self.behaviours or (self.behaviour, self.other)
 
 
 def run(config: Config) -> Finding:
@@ -37,13 +44,13 @@ def run(config: Config) -> Finding:
         named = {name.split("/")[-1]: sl.load_vector(name) for name in config.vectors}
         found = sl.similarity(named)
         return finding(config, published, {"files": found}, [f"{n}: norm {v.norm:.3f}" for n, v in named.items()])
-    model, results, said = sl.load_model(config.model), {}, []
+    model, results, said = config.load(), {}, []
     group = {
         f"{method} {behaviour}": vector
-        for behaviour in config.behaviours
+        for behaviour in config.behaviours_used
         for method, vector in make(config, model, behaviour, config.methods).items()
     }
-    pairs = config.pairs(config.behaviours[0])
+    pairs = config.pairs(config.behaviours_used[0])
     results["methods"] = sl.similarity(group, model=model, pairs=pairs.train)
     store, layers = store_of(config), config.layers or config.preset.layers
     told = {"weights": weights_of(model), "pairs": pairs.train.described()}

@@ -56,7 +56,7 @@ def requests(config: Config) -> dict[str, list[str]]:
 
 def run(config: Config) -> Finding:
     """The share of requests that are complied with, with Clopper and Pearson's intervals."""
-    model = sl.load_model(config.model)
+    model = config.load()
     vectors = scaled(make(config, model, methods=config.methods))
     found, figures, tables = [], {}, []
     for kind, prompts in requests(config).items():

@@ -57,7 +57,7 @@ def sample(questions: sl.ChoiceQuestions, limit: int) -> sl.ChoiceQuestions:
 
 def run(config: Config) -> Finding:
     """Accuracy of every vector at every multiplier, with its change from the unsteered model on the same questions."""
-    questions, model = quiz(config), sl.load_model(config.model)
+    questions, model = quiz(config), config.load()
     vectors = make(config, model, methods=config.methods)
     result = sl.knowledge(model, vectors, questions, config.multipliers)
     change, low, high = result.change()

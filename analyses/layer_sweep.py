@@ -32,7 +32,7 @@ class Config(StudyConfig):
 def run(config: Config) -> Finding:
     """A vector per method, layer and seed; effect and norm at every layer."""
     pairs, layers = config.pairs(), config.layers or config.preset.layers
-    model = sl.load_model(config.model)
+    model = config.load()
     asked: dict[str, Any] = {
         "layers": layers,
         "methods": config.methods,

@@ -28,7 +28,7 @@ class Config(StudyConfig):
 
 def run(config: Config) -> Finding:
     """Answers of every vector, judged."""
-    pairs, model = config.pairs(), sl.load_model(config.model)
+    pairs, model = config.pairs(), config.load()
     vectors = make(config, model, methods=config.methods)
     asked = pairs.test[: config.prompts]
     judge, known = judge_of(config)

@@ -13,12 +13,15 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import plotly.graph_objects as go
+import plotly.io
+from transformer_lens import HookedTransformer
 
 import steerlens as sl
+from analyses.names import check_model_name, published_behaviours
 from steerlens._files import whole_file
 from steerlens._fingerprint import identify
 from steerlens._store import Store
-from steerlens.figures.images import write_image
+from steerlens.figures.paper import for_print
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,15 @@ class Preset:
     """None: 20 epochs"""
     layers: tuple[int, ...]
     """for studies over layers"""
+    n_layers: int | None = None
+    """how many the model has, so that a layer it lacks is refused before the model is loaded"""
 
 
 PRESETS = {
-    "toy": Preset(layer=1, lr=5e-4, steps=300, layers=(0, 1, 2, 3, 4, 5)),
-    "smollm2": Preset(layer=13, lr=0.08, steps=60, layers=(5, 9, 13, 17, 21, 25)),
-    "llama-2-7b-chat": Preset(layer=15, lr=5e-4, steps=None, layers=(7, 11, 13, 15, 17, 21)),
-    "mistral-7b-instruct": Preset(layer=13, lr=5e-4, steps=None, layers=(7, 10, 13, 16, 19, 22)),
+    "toy": Preset(layer=1, lr=5e-4, steps=300, layers=(0, 1, 2, 3, 4, 5), n_layers=6),
+    "smollm2": Preset(layer=13, lr=0.08, steps=60, layers=(5, 9, 13, 17, 21, 25), n_layers=30),
+    "llama-2-7b-chat": Preset(layer=15, lr=5e-4, steps=None, layers=(7, 11, 13, 15, 17, 21), n_layers=32),
+    "mistral-7b-instruct": Preset(layer=13, lr=5e-4, steps=None, layers=(7, 10, 13, 16, 19, 22), n_layers=32),
 }
 
 
@@ -50,12 +55,14 @@ class StudyConfig:
     behaviour: str = "wealth"
     """a built-in behaviour; with --data, the published set of that name ("wealth-seeking")"""
     data: Path | None = None
-    """a folder with the published sets (`sl.datasets()` names them); default: the pairs that steerlens ships"""
+    """the folder that holds bipo/, with the published sets (`sl.datasets()` names them); default: steerlens's own pairs"""
     layer: int | None = None
     """default: the model's preset"""
     lr: float | None = None
     steps: int | None = None
     seeds: tuple[int, ...] = (0,)
+    dtype: str = "float32"
+    """the weights' type; "bfloat16" for a 7B model on a GPU"""
     most: tuple[int, ...] = ()
     """at most so many training, validation and test pairs, "240,30,50"; default: all"""
     out: Path = Path("analyses/out")
@@ -68,15 +75,20 @@ class StudyConfig:
 
     @property
     def preset(self) -> Preset:
-        """The model's preset; a model without one needs --layer, --lr and --steps."""
+        """The model's preset; a model without one needs --layer and --lr."""
         name = next((name for name in PRESETS if self.model.split("/")[0].startswith(name)), None)
-        if name is None and None in (self.layer, self.lr, self.steps):
+        if name is None and None in (self.layer, self.lr):
             raise sl.ModelError(
-                f"{self.model!r} has no preset: give --layer, --lr and --steps (presets: {', '.join(PRESETS)})"
+                f"{self.model!r} has no preset: give --layer and --lr, and --steps unless 20 epochs are meant (presets: "
+                f"{', '.join(PRESETS)})"
             )
         known = PRESETS[name] if name else Preset(layer=0, lr=0.0, steps=None, layers=())
         given = {key: getattr(self, key) for key in ("layer", "lr", "steps") if getattr(self, key) is not None}
         return dataclasses.replace(known, **given)
+
+    def load(self, name: str | None = None) -> HookedTransformer:
+        """The study's model, or another one in its dtype."""
+        return sl.load_model(self.model if name is None else name, dtype=self.dtype)
 
     def pairs(self, behaviour: str | None = None) -> sl.PreferencePairs:
         """The behaviour's pairs for the model: the toy world's own, the published set in `data`, or the built-in one."""
@@ -85,6 +97,8 @@ class StudyConfig:
             return self._first(sl.load_pairs(f"toy/{name}"))
         if self.data is None:
             return self._first(sl.load_pairs(name))
+        if name not in published_behaviours():
+            raise sl.PairsError(f"no published set bipo/{name} is known; expected one of {published_behaviours()}")
         return self._first(_with_val(sl.load_pairs(f"bipo/{name}", data_dir=self.data, on_bad="drop")))
 
     def _first(self, pairs: sl.PreferencePairs) -> sl.PreferencePairs:
@@ -99,7 +113,9 @@ class StudyConfig:
     def letter_pairs(self, behaviour: str | None = None) -> sl.PreferencePairs:
         """The A/B form of `pairs`, for CAA at the letter."""
         name = self.behaviour if behaviour is None else behaviour
-        return sl.load_pairs(f"toy/{name}-ab") if self.is_toy else self.pairs(name).as_choices(seed=0).as_pairs()
+        if self.is_toy:
+            return self._first(sl.load_pairs(f"toy/{name}-ab"))
+        return self.pairs(name).as_choices(seed=0).as_pairs()
 
     def neutral_texts(self) -> list[str] | None:
         """Texts that have nothing to do with a behaviour, in words that the model knows; None for steerlens's own."""
@@ -108,6 +124,40 @@ class StudyConfig:
         import steerlens.toy as toy
 
         return [question.text for question in (*toy.harmless_requests(30), *toy.quiz(n=30))]
+
+    def check(self) -> None:
+        """Refuse an unknown model, folder, layer or behaviour before any work, with the list of what there is.
+
+        Raises:
+            ModelError: there is no such model or layer, or the model has no preset.
+            PairsError: there is no such behaviour or folder, or the toy model is asked about other data than its own.
+        """
+        for model in (self.model, *self.other_models):
+            check_model_name(model)
+        layers, n_layers = (self.preset.layer, *getattr(self, "layers", ())), self.preset.n_layers
+        if n_layers is not None and not all(0 <= layer < n_layers for layer in layers):
+            raise sl.ModelError(f"layers {sorted(set(layers))}: {self.name} has layers 0 to {n_layers - 1}")
+        if self.data is not None and self.is_toy:
+            raise sl.PairsError(
+                f"--data {self.data}: the toy model is asked in its own world's pairs; leave --data out"
+            )
+        if self.data is not None and not (self.data / "bipo").is_dir():
+            raise sl.PairsError(
+                f"--data {self.data}: there is no folder {self.data / 'bipo'}; expected the one that holds bipo/"
+            )
+        for behaviour in self.behaviours_used:
+            self.pairs(behaviour)
+
+    @property
+    def behaviours_used(self) -> tuple[str, ...]:
+        """The behaviours whose pairs the study needs."""
+        named = (self.behaviour, getattr(self, "other", self.behaviour), *getattr(self, "behaviours", ()))
+        return tuple(dict.fromkeys(named))
+
+    @property
+    def other_models(self) -> tuple[str, ...]:
+        """The models that the study loads besides its own."""
+        return ()
 
     @property
     def is_toy(self) -> bool:
@@ -134,15 +184,13 @@ class Finding:
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     def write(self, config: StudyConfig, seconds: float, *, made_with: Mapping[str, Any] | None = None) -> Path:
-        """Write figures (HTML, PDF), tables (CSV, LaTeX) and finding.json to the study's folder; returns it."""
+        """Write figures (HTML, JSON, PDF), tables (CSV, LaTeX) and finding.json to the study's folder; returns it."""
         folder = study_folder(config, self.study)
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in self.figures.items():
             figure.write_html(folder / f"{name}.html", include_plotlyjs="directory")
-            try:
-                write_image(figure, folder / f"{name}.pdf", columns=2)
-            except sl.FigureError as error:  # no browser
-                print(f"no {name}.pdf: {error}")
+            figure.write_json(folder / f"{name}.json")
+        self._write_pdfs(folder)
         for name, table in self.tables.items():
             table.to_csv(folder / f"{name}.csv", index=False)
             latex = table.to_latex(index=False, escape=True, float_format=lambda x: f"{x:.3g}")
@@ -153,6 +201,16 @@ class Finding:
         with whole_file(folder / "finding.json") as partial:
             partial.write_text(json.dumps(told, indent=1))
         return folder
+
+    def _write_pdfs(self, folder: Path) -> None:
+        """All figures by one browser: its start takes longer than a figure."""
+        printed = [for_print(figure, columns=2) for figure in self.figures.values()]
+        try:
+            plotly.io.write_images(printed, [folder / f"{name}.pdf" for name in self.figures], format="pdf")
+        except Exception as error:  # no browser, no kaleido: both raise many kinds
+            print(
+                f"no PDF of {', '.join(self.figures)} ({type(error).__name__}): they take kaleido and Chrome or Chromium"
+            )
 
 
 C = TypeVar("C", bound=StudyConfig)
@@ -197,6 +255,7 @@ def main(run: Callable[[C], Finding], config: type[C], arguments: Sequence[str] 
     asked = from_command_line(config, str(module.__doc__), arguments)
     started = time.perf_counter()
     try:
+        asked.check()
         finding = run(asked)
     except sl.SteerLensError as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None

@@ -24,7 +24,7 @@ class Config(StudyConfig):
 
 def run(config: Config) -> Finding:
     """Project every token of held-out pairs on each vector; do chosen answers lie higher than rejected ones?"""
-    model, test = sl.load_model(config.model), config.pairs().test[: config.prompts]
+    model, test = config.load(), config.pairs().test[: config.prompts]
     projection = sl.token_projection(model, make(config, model, methods=config.methods), test)
     frame = projection.to_frame()
     frame = frame[frame["response"]]  # not the prompt, nor the first token, whose norm is a giant in some models

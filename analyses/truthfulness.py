@@ -25,10 +25,15 @@ class Config(StudyConfig):
     questions: str | None = None
     limit: int = 100
 
+    @property
+    def behaviours_used(self) -> tuple[str, ...]:
+        """None where a file of questions trains and tests."""
+        return () if self.questions is not None else super().behaviours_used
+
 
 def run(config: Config) -> Finding:
     """MC1 and MC2, or the probability of the true option in the toy world, with changes from the unsteered model."""
-    model = sl.load_model(config.model)
+    model = config.load()
     result: sl.TruthfulScores | sl.ChoiceScores
     quantities: tuple[Literal["mc1", "mc2", "probability", "accuracy"], ...]
     if config.questions is not None:

@@ -33,7 +33,7 @@ class Config(StudyConfig):
 
 def run(config: Config) -> Finding:
     """Choose layers on validation pairs, then compare on test pairs at three strengths and in parts."""
-    pairs, model, layers = config.pairs(), sl.load_model(config.model), config.layers or config.preset.layers
+    pairs, model, layers = config.pairs(), config.load(), config.layers or config.preset.layers
     options = {"bipo": config.bipo_options()}
     store = store_of(config)
     by_val = sl.sweep(

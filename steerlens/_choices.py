@@ -85,3 +85,9 @@ def meant(prompt: str, *answers: str) -> tuple[str, ...]:
         return (read[0], *(read[1][place] for place in places if place is not None))
     head = next((head for head in HEADS if prompt.startswith(head)), "")
     return (prompt.removeprefix(head), *answers)
+
+
+def without_letters(chosen: Sequence[str], rejected: Sequence[str]) -> list[int]:
+    """The indices of the pairs of answers that do not open with two different letters."""
+    letters = [(LETTER.match(a), LETTER.match(b)) for a, b in zip(chosen, rejected, strict=True)]
+    return [i for i, (a, b) in enumerate(letters) if not (a and b) or a[1] == b[1]]

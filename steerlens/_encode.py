@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from steerlens._templates import Template, Turn, check_template, render
 from steerlens.errors import PairsError
@@ -25,6 +25,19 @@ class EncodedPair:
     def length(self) -> int:
         """Tokens of the prompt with the longer response."""
         return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+    def read_at(self, position: Literal["mean", "last", "answer"]) -> tuple[slice, slice]:
+        """Which tokens of chosen and of rejected to read: all that are content, the last of them, or the first that differs.
+
+        The end of the turn, the same on both sides, is no content; a response of nothing else is read there.
+        """
+        if position == "answer":
+            sides = zip(self.chosen, self.rejected, strict=False)
+            letter = next((i for i, (a, b) in enumerate(sides) if a != b), 0)
+            return slice(letter, letter + 1), slice(letter, letter + 1)
+        ends = [max(1, len(side) - 1) for side in self.sides]
+        starts = [0, 0] if position == "mean" else [end - 1 for end in ends]
+        return slice(starts[0], ends[0]), slice(starts[1], ends[1])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from transformer_lens import HookedTransformer
 
+from steerlens._choices import without_letters
 from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled
 from steerlens._results import Result
@@ -20,7 +21,7 @@ from steerlens.pairs import PreferencePairs
 from steerlens.resid import check_model
 from steerlens.vector import check_fits
 
-Place = Literal["mean", "last"]
+Place = Literal["mean", "last", "answer"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +85,17 @@ def activation_map(
         vectors: one, a list, or a dict from names to vectors.
         pairs: held-out pairs, at least two.
         layer: whose residual stream is read; default: the vectors' own, if it is one.
-        position: "mean" over a response's content tokens, or the "last" of them, as in `extract_caa`.
+        position: "mean" over a response's content tokens, the "last" of them, or the letter of an A/B "answer", as in
+            `extract_caa`.
         allow_seen: report on pairs that trained or selected a vector all the same; the result says so.
 
     Raises:
-        MeasureError: pairs trained or selected a vector, under two pairs, several layers, no variance, no scikit-learn.
+        MeasureError: pairs trained or selected a vector, under two pairs, several layers, no variance, no scikit-learn;
+            position="answer" and answers that are no letters.
         VectorError: a vector does not fit the model.
 
     Source:
-        arXiv 2312.06681v4, figure 2 (there of A/B letters), without the arrows.
+        arXiv 2312.06681v4, figure 2 (there position="answer"), without the arrows.
     """
     try:
         from sklearn.decomposition import PCA
@@ -107,14 +110,18 @@ def activation_map(
             f"{len(pairs)} pairs, position={position!r}, vectors of layers {layers}; expected two pairs or more, a position of "
             f"{get_args(Place)}, and vectors of one layer, or layer= to say which"
         )
+    bad = without_letters(pairs.chosen, pairs.rejected) if position == "answer" else []
+    if bad:
+        raise MeasureError(
+            f"position='answer' reads the letter of answers such as '(A)' and '(B)'; {len(bad)} of {len(pairs)} pairs have other "
+            "answers. Use position='mean' or 'last' for free-form responses, or pairs.as_choices(seed=0).as_pairs()"
+        )
     seen = check_unseen(list(named.values()), pairs, allow_seen=allow_seen)
     points = torch.zeros(2, len(pairs), model.cfg.d_model, dtype=torch.float64)
     for row, pair, (stream,) in residuals(model, pairs, layers, batch_size=batch_size, progress=progress):
         start = len(pair.prompt)
         for side, response in enumerate((pair.chosen, pair.rejected)):
-            # Without the end of the turn, which is the same on both sides; a response of nothing else is read there.
-            end = start + max(1, len(response) - 1)
-            points[side, row] = stream[start if position == "mean" else end - 1 : end].mean(0)
+            points[side, row] = stream[start : start + len(response)][pair.read_at(position)[side]].mean(0)
             start += len(response)
     rows = points.reshape(-1, model.cfg.d_model).numpy()
     spread = np.linalg.norm(rows - rows.mean(0), axis=1).max()

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from steerlens._choices import LETTER
-from steerlens._encode import EncodedPair
+from steerlens._choices import without_letters
 from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, VectorError
 from steerlens.methods.prompt_difference import prompt_activations
@@ -81,7 +80,7 @@ def caa_differences(
     if position == "prompt":
         return _prompt_differences(model, pairs, layer, batch_size, progress)
     encoded = pairs.encode(model)
-    where = [_read_at(pair, position) for pair in encoded]
+    where = [pair.read_at(position) for pair in encoded]
     if position == "answer":
         _check_letters(pairs)
     scorer = PairScorer(model, encoded, layer, batch_size=batch_size, progress=progress)
@@ -93,20 +92,8 @@ def _difference(scorer: PairScorer, row: int, at: tuple[slice, slice]) -> Tensor
     return chosen[at[0]].double().mean(0) - rejected[at[1]].double().mean(0)
 
 
-def _read_at(pair: EncodedPair, position: ReadPosition) -> tuple[slice, slice]:
-    """Which of the responses' tokens to read; a response of nothing but its end of turn is read there."""
-    if position == "answer":
-        sides = zip(pair.chosen, pair.rejected, strict=False)
-        letter = next((i for i, (a, b) in enumerate(sides) if a != b), 0)
-        return slice(letter, letter + 1), slice(letter, letter + 1)
-    ends = [max(1, len(side) - 1) for side in (pair.chosen, pair.rejected)]
-    starts = [0, 0] if position == "mean" else [end - 1 for end in ends]
-    return slice(starts[0], ends[0]), slice(starts[1], ends[1])
-
-
 def _check_letters(pairs: PreferencePairs) -> None:
-    letters = [[LETTER.match(text) for text in (pair.chosen, pair.rejected)] for pair in pairs]
-    bad = [row for row, (a, b) in zip(pairs.rows, letters, strict=True) if not (a and b) or a[1] == b[1]]
+    bad = [pairs.rows[i] for i in without_letters(pairs.chosen, pairs.rejected)]
     if bad:
         raise PairsError(
             f"position='answer' reads the letter of answers such as '(A)' and '(B)'; {len(bad)} of {len(pairs)} pairs have "

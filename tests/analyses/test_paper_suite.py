@@ -1,14 +1,18 @@
 """The studies run on the laboratory model, leave their files, and do only what is missing the second time."""
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import steerlens as sl
-from analyses import layer_sweep, paper, personas, study
-from analyses.study import StudyConfig, from_command_line
+from analyses import composition, geometry, index, layer_sweep, paper, study, transfer
+from analyses.contenders import make
+from analyses.study import StudyConfig, from_command_line, main
 
 QUICK = {"lr": 0.002, "steps": 4, "layer": 1}
 
@@ -18,7 +22,7 @@ def test_a_study_writes_figures_tables_and_sentences(tmp_path: Path) -> None:
     finding = layer_sweep.run(asked)
     folder = finding.write(asked, 1.0)
     names = {path.name for path in folder.iterdir()}
-    assert {"layers.html", "layers.csv", "layers.tex", "finding.json"} <= names
+    assert {"layers.html", "layers.json", "layers.csv", "layers.tex", "finding.json"} <= names
     told = json.loads((folder / "finding.json").read_text())
     assert told["item"] == "BiPO F4, F8; CAA F3"
     assert all("layer 0" in sentence or "layer 2" in sentence for sentence in told["found"])
@@ -28,28 +32,75 @@ def test_a_study_writes_figures_tables_and_sentences(tmp_path: Path) -> None:
 def test_the_suite_runs_only_what_is_missing_and_lays_it_on_one_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = paper.Config(**QUICK, out=tmp_path, only=("tokens", "composition"))
+    asked = paper.Config(**QUICK, most=(16, 4, 6), out=tmp_path, only=("tokens", "composition"))
+    monkeypatch.setattr(
+        study.Finding, "_write_pdfs", lambda *_: None
+    )  # a browser's start takes longer than all else here
     page = paper.run(asked).read_text()
     assert "BiPO T6" in page
     assert "CAA F6" in page
-    monkeypatch.setattr(sl, "train_bipo", lambda *a, **k: pytest.fail("a vector was trained again"))
-    monkeypatch.setattr(sl, "preference_shift", lambda *a, **k: pytest.fail("a shift was measured again"))
-    assert paper.run(asked).read_text() == page
-    monkeypatch.undo()
+    assert page.count("plotly-graph-div") == 2  # each study's first figure, and plotly's script once
+    assert page.count('<a href="#s1">tokens</a>') == 2  # in the list of sections and beside its item
+    with monkeypatch.context() as again:
+        again.setattr(sl, "train_bipo", lambda *a, **k: pytest.fail("a vector was trained again"))
+        again.setattr(sl, "preference_shift", lambda *a, **k: pytest.fail("a shift was measured again"))
+        assert paper.run(asked).read_text() == page
     changed = paper.run(dataclasses.replace(asked, steps=5)).read_text()
     assert changed != page
 
 
-def test_an_unknown_study_behaviour_layer_or_model_stops_before_any_work(tmp_path: Path) -> None:
+BAD_INPUT = {
+    "--model x": "No model named 'x'",
+    "--model toy/x": "the laboratory's are 'toy'",
+    "--model gpt2": "has no preset",
+    "--behaviour x": "expected one of toy/wealth",
+    "--layer 99": "toy has layers 0 to 5",
+    "--data nowhere": "the toy model is asked in its own world's pairs",
+    "--model smollm2 --behaviour wealth-seeking --data nowhere": "expected the one that holds bipo/",
+    "--model smollm2 --behaviour x": "wealth-seeking",
+}
+STUDIES = sorted({"personas" if name == "hallucination" else name for name in paper.STUDIES})
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("options", BAD_INPUT)
+def test_an_unknown_behaviour_layer_model_or_folder_stops_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study: str, options: str
+) -> None:
+    module = importlib.import_module(f"analyses.{study}")
+    if not options.startswith("--model toy"):
+        monkeypatch.setattr(sl, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(SystemExit, match=BAD_INPUT[options]):
+        main(module.run, module.Config, [*options.split(), "--out", str(tmp_path / "out")])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("study", "option", "said"),
+    [
+        (composition, "--other", "expected one of toy/wealth"),
+        (composition, "--behaviours", "expected one of toy/wealth"),
+        (geometry, "--other", "expected one of toy/wealth"),
+        (transfer, "--siblings", "No model named 'x'"),
+        (transfer, "--base", "No model named 'x'"),
+    ],
+)
+def test_so_does_an_unknown_name_of_a_studys_own(tmp_path: Path, study: Any, option: str, said: str) -> None:
+    with pytest.raises(SystemExit, match=said):
+        main(study.run, study.Config, [option, "x", "--out", str(tmp_path / "out")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_study_layer_or_method_is_refused(tmp_path: Path) -> None:
     with pytest.raises(sl.MeasureError, match="there is no study"):
         paper.run(paper.Config(only=("personae",), out=tmp_path))
-    with pytest.raises(sl.PairsError, match="toy/welth"):
-        personas.run(personas.Config(behaviour="welth", out=tmp_path))
-    with pytest.raises(sl.ModelError, match="has no preset"):
-        _ = StudyConfig(model="gpt2").preset
     with pytest.raises(sl.ModelError, match="layers 0 to 5"):
-        layer_sweep.run(layer_sweep.Config(**QUICK, layers=(9,), out=tmp_path))
-    assert not list(tmp_path.iterdir())
+        layer_sweep.Config(**QUICK, layers=(9,)).check()
+    with pytest.raises(sl.MeasureError, match="expected some of bipo, caa"):
+        make(StudyConfig(out=tmp_path), None, methods=("bipo", "bipoo"))
+    (tmp_path / "bipo").mkdir()
+    with pytest.raises(sl.PairsError, match="hallucination"):
+        StudyConfig(model="smollm2", behaviour="x", data=tmp_path).check()
 
 
 def test_the_command_line_reads_every_field() -> None:
@@ -74,3 +125,29 @@ def test_most_takes_the_first_pairs_of_each_part() -> None:
     assert fewer.train.described() != pairs.train.described()
     with pytest.raises(sl.PairsError, match="expected three numbers"):
         StudyConfig(most=(7, 5)).pairs()
+
+
+def test_the_page_names_every_item_and_links_only_to_studies_that_there_are() -> None:
+    asked = [f"BiPO F{i}" for i in range(1, 9)] + ["BiPO T4", "BiPO T5", "BiPO T6", "BiPO T11"]
+    asked += [f"CAA F{i}" for i in (2, 3, 6, 7, 8, 9, 10)]
+    named = {item.name: item for item in index.ITEMS}
+    assert set(asked) <= set(named)
+    assert {study for item in index.ITEMS for study in item.studies} <= set(paper.STUDIES)
+    assert all(item.studies and item.shown for name, item in named.items() if name in asked)
+
+
+def test_the_suite_finds_questions_and_tells_what_a_study_lacks(tmp_path: Path) -> None:
+    (tmp_path / "caa").mkdir()
+    (tmp_path / "caa" / "mmlu.json").write_text("[]")
+    config = paper.Config(model="some/model", layer=1, lr=0.1, data=tmp_path)
+    ready = {study: paper.needs(paper.settings_of(config, study)[1], study) for study in paper.STUDIES}
+    assert {study for study, why in ready.items() if why} == {"truthfulness", "transfer"}
+    with_base = dataclasses.replace(config, base="some/base")
+    assert paper.needs(paper.settings_of(with_base, "transfer")[1], "transfer") == ""
+    assert paper.settings_of(config, "jailbreak")[1].data is None  # its harmless refusals are built in
+
+
+def test_dtype_reaches_the_model_and_an_unknown_one_is_refused() -> None:
+    assert StudyConfig(dtype="bfloat16").load().W_E.dtype is torch.bfloat16
+    with pytest.raises(sl.ModelError, match="float99"):
+        StudyConfig(dtype="float99").load()

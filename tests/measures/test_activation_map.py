@@ -56,6 +56,26 @@ def test_points_components_and_shares_are_those_of_a_singular_value_decompositio
     assert found.seen_pairs == len(pairs)
 
 
+def test_answers_in_letters_are_read_where_the_letters_differ(
+    tiny_chat_model: HookedTransformer, pairs: sl.PreferencePairs
+) -> None:
+    lettered = pairs.as_choices(seed=0).as_pairs()
+    rows = []
+    for side in ("chosen", "rejected"):
+        for pair in lettered.encode(tiny_chat_model):
+            letter = next(i for i, (a, b) in enumerate(zip(pair.chosen, pair.rejected, strict=False)) if a != b)
+            _, cache = tiny_chat_model.run_with_cache(torch.tensor([[*pair.prompt, *getattr(pair, side)]]))
+            rows.append(cache["resid_post", 2][0, len(pair.prompt) + letter].double().numpy())
+    centred = np.stack(rows) - np.mean(rows, axis=0)
+    vector = sl.extract_caa(tiny_chat_model, lettered, 2, position="answer", progress=False)
+    found = sl.activation_map(tiny_chat_model, vector, lettered, position="answer", allow_seen=True, progress=False)
+    axes = np.linalg.svd(centred)[2][:2]
+    at = np.concatenate([found.chosen, found.rejected])
+    np.testing.assert_allclose(np.abs(at), np.abs(centred @ axes.T), atol=1e-4)
+    with pytest.raises(sl.MeasureError, match="6 of 6 pairs have other answers"):
+        sl.activation_map(tiny_chat_model, vector, pairs, position="answer", progress=False)
+
+
 def test_a_direction_within_the_plane_has_length_one(
     tiny_chat_model: HookedTransformer, pairs: sl.PreferencePairs
 ) -> None:
