@@ -8,6 +8,7 @@ orthogonalised sum leaves out of the second vector what points along the first.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -16,6 +17,7 @@ import pandas as pd
 
 import steerlens as sl
 from analyses.contenders import make
+from analyses.shifts import Shifts
 from analyses.study import Finding, StudyConfig, main, store_of, weights_of, with_interval
 from steerlens.figures.matrices import composition_matrix, matrix
 
@@ -37,15 +39,11 @@ def run(config: Config) -> Finding:
     vectors = {name: make(config, model, name, ("bipo",))["bipo"] for name in behaviours}
     tests = {name: config.pairs(name).test for name in behaviours}
 
-    def shift(vector: sl.SteeringVector, on: str, multipliers: tuple[float, ...] = (-1, 0, 1)) -> sl.PreferenceShift:
-        told = {
-            "weights": weights_of(model),
-            "on": tests[on].described(),
-            "vector": digest(vector),
-            "multipliers": multipliers,
-        }
-        measure = lambda: sl.preference_shift(model, vector, tests[on], multipliers, progress=False)  # noqa: E731
-        return store.result("composition", told, measure)
+    measure = Shifts(model)
+
+    def shift(vector: sl.SteeringVector, on: str) -> sl.PreferenceShift:
+        told = {"weights": weights_of(model), "on": tests[on].described(), "vector": digest(vector)}
+        return store.result("composition", told, partial(measure, vector, tests[on]))
 
     one, two = config.behaviour, config.other
     both = vectors[one] + vectors[two]
@@ -68,13 +66,10 @@ def run(config: Config) -> Finding:
             )
     grid = []
     for m1, m2 in product(config.grid, repeat=2):
-        if (m1, m2) == (0, 0):
-            grid += [{"m1": 0.0, "m2": 0.0, "behaviour": on, "shift": 0.0} for on in (one, two)]
-            continue
-        steered = m1 * vectors[one] + m2 * vectors[two]
-        grid += [
-            {"m1": m1, "m2": m2, "behaviour": on, "shift": shift(steered, on, (1,)).mean()[0]} for on in (one, two)
-        ]
+        sign = -1 if (m1, m2) < (0, 0) else 1  # a vector is measured with both signs at once
+        for on in (one, two):
+            at = shift(sign * (m1 * vectors[one] + m2 * vectors[two]), on) if m1 or m2 else None
+            grid.append({"m1": m1, "m2": m2, "behaviour": on, "shift": at.mean()[1 + sign] if at else 0.0})
     effects = [[shift(vectors[by], on) for on in behaviours] for by in behaviours]
     odd = [[s.mean("odd")[0] for s in row] for row in effects]
     share = odd[0][1] / odd[1][1] if odd[1][1] else float("nan")

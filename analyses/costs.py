@@ -103,8 +103,12 @@ class Costs:
 
     def shift(self, multipliers: int = 2, pairs: float | None = None, layer: int | None = None) -> Work:
         """`sl.preference_shift` at so many multipliers that are not 0."""
+        return self.shifts(1, multipliers, pairs, layer)
+
+    def shifts(self, vectors: int, multipliers: int = 2, pairs: float | None = None, layer: int | None = None) -> Work:
+        """`analyses.shifts`: the lower half and the unsteered scores once, for so many vectors at a layer."""
         n = self.lengths.test if pairs is None else pairs
-        return self.read(n, layer) + self.scores(n, layer) * (1 + multipliers)
+        return self.read(n, layer) + self.scores(n, layer) * (1 + vectors * multipliers)
 
     def answers(self, rows: float, new: float) -> Work:
         """Greedy answers, each as long as it may be."""
@@ -140,7 +144,8 @@ def studies(model: str, shape: Shape, pairs: Lengths) -> dict[str, Work]:
     c, k, runs = of("knowledge")
     found["knowledge"] = k.make(c.methods) + k.options(4 * c.limit, MMLU + 8, 4, runs)
     c, k, _ = of("composition")
-    found["composition"] = k.bipo() * 2 + k.shift() * 8 + k.shift(1) * (2 * len(c.grid) ** 2 - 2)
+    # Two behaviours, both and both orthogonalised; of the grid's sums, up to their sign, three are among these.
+    found["composition"] = k.bipo() * 2 + k.shifts(4 + (len(c.grid) ** 2 - 1) // 2 - 3) * 2
     c, k, _ = of("transfer")  # with two siblings, as in the paper, and the base
     letters = k.read(pairs.train, top, lettered=True) * 2
     steered = k.options(2 * pairs.test, pairs.lettered + 4, 4, 1 + 3 * 2) * len(c.preset.layers)
@@ -154,7 +159,8 @@ def studies(model: str, shape: Shape, pairs: Lengths) -> dict[str, Work]:
     chosen = sum((made + val for made, val, _ in each), Work())
     c, k, _ = of("epochs")
     text = Work(3.0 * NEUTRAL * shape.n_layers) + k.answers(3 * c.prompts, ANSWER) * 2
-    found["epochs"] = k.bipo() + (k.shift() + k.shift(2, pairs.val) + text) * math.ceil(k.steps / k.per_epoch)
+    epochs = math.ceil(k.steps / k.per_epoch)
+    found["epochs"] = k.bipo() + k.shifts(epochs) + k.shifts(epochs, 2, pairs.val) + text * epochs
     found["separation"] = k.read(pairs.train + pairs.val + 4 * pairs.test, top, lettered=True)
     found["geometry"] = (k.bipo() + k.read(pairs.train) * 2) * 2 + k.read(pairs.train) * 8
     c, k, _ = of("tokens")
@@ -163,8 +169,8 @@ def studies(model: str, shape: Shape, pairs: Lengths) -> dict[str, Work]:
     lora = k.scores(c.epochs * pairs.train, -1, learns=True) + k.scores(pairs.train + 2 * pairs.test, -1)
     found["baselines"] = k.bipo() * 2 + k.read(pairs.train) + k.shift(1) * 4 + lora
     c, k, _ = of("what_is_bipo")
-    matching = Work(10.0 * NEUTRAL * (top - k.layer))
-    found["what_is_bipo"] = chosen + (k.bipo() + k.shift() * 8 + matching) * len(c.seeds)
+    matching = Work(20.0 * NEUTRAL * (top - k.layer))  # ten multipliers, both signs
+    found["what_is_bipo"] = chosen + k.shifts(8 * len(c.seeds)) + (k.bipo() + matching) * len(c.seeds)
     return found
 
 

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 import steerlens as sl
+from analyses.shifts import Shifts
 from analyses.study import Finding, StudyConfig, main, store_of, weights_of, with_interval
 from steerlens.figures.theme import COLOURS, style
 from steerlens.measures.similarity import cosines
@@ -46,7 +47,7 @@ def run(config: Config) -> Finding:
     )
     caa = store.vector("caa", told, lambda: sl.extract_caa(model, pairs.train, preset.layer))
     asked = pairs.test.prompts[: config.prompts]
-    rows, texts = [], config.neutral_texts()
+    measure, rows, texts = Shifts(model), [], config.neutral_texts()
     for steps in bipo.snapshots:
         vector = bipo.after(steps)
         cell = {**told, "seed": seed, "steps": steps}
@@ -55,7 +56,7 @@ def run(config: Config) -> Finding:
             shift = store.result(
                 f"shift-{part}",
                 cell | {"on": on.described()},
-                partial(sl.preference_shift, model, vector, on, (-1, 0, 1), progress=False),
+                partial(measure, vector, on),
             )
             low, high = shift.interval("odd")
             row |= {f"odd_{part}": shift.mean("odd")[0], f"low_{part}": low[0], f"high_{part}": high[0]}

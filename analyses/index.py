@@ -113,7 +113,7 @@ ITEMS = (
     ),
     Item(
         "CAA F2",
-        "activations' two sides come apart in the plane of two components, rather suddenly, from layer 9 to 11 of 32",
+        "the activations' two sides come apart in the plane of two components from some layer on",
         ("separation",),
         "AUC of held-out pairs at every layer",
         ("CAA's direction:", "best in the plane:"),

@@ -96,8 +96,7 @@ def run(config: Config) -> Finding:
         study="separation",
         title=f"Where the two sides come apart, {config.behaviour} on {config.name}",
         item="CAA F2",
-        published="figure: in the plane of two principal components the sides come apart rather suddenly, about a third of the "
-        "way up (layers 9 to 11 of Llama-2-7b-chat's 32)",
+        published="figure: in the plane of two principal components the sides come apart from some layer on",
         found=sentences(table, best, len(pairs.test)),
         figures=figures,
         tables={"separation": table},

@@ -17,6 +17,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 import steerlens as sl
+from analyses.shifts import Shifts
 from analyses.study import Finding, StudyConfig, main, store_of, weights_of, with_interval
 from steerlens._stats import mean_interval
 from steerlens.figures.theme import COLOURS, style
@@ -55,7 +56,7 @@ def run(config: Config) -> Finding:
     )
     texts, on = config.neutral_texts(), pairs.test.described()
     match = partial(sl.match_multiplier, model, by="kl", both_signs=True, texts=texts, progress=False)
-    rows: list[dict[str, Any]] = []
+    measure, rows = Shifts(model), list[dict[str, Any]]()
     for seed in config.seeds:
         bipo = store.vector(
             "bipo",
@@ -76,7 +77,7 @@ def run(config: Config) -> Finding:
             name: store.result(
                 "shift",
                 {**told, "seed": seed, "way": name, "norm": vector.norm, "on": on},
-                partial(sl.preference_shift, model, vector, pairs.test, (-1, 0, 1), progress=False),
+                partial(measure, vector, pairs.test),
             )
             for name, vector in ways.items()
         }

@@ -57,7 +57,7 @@ def test_the_tokens_of_a_study_are_those_that_pass_through_the_model(
     model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, methods: tuple[str, ...]
 ) -> None:
     config = tokens.Config(most=MOST, steps=20, lr=0.001, methods=methods, prompts=5, out=tmp_path)
-    monkeypatch.setattr(sl, "load_model", lambda _: model)
+    monkeypatch.setattr(sl, "load_model", lambda _, **__: model)
     k = worked_out(model, config)
     expected = k.make(methods) + k.read(config.prompts)
     with counted(model) as found:
