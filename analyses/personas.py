@@ -4,6 +4,7 @@
     python -m analyses.personas --model smollm2 --behaviour wealth-seeking
 
 Test questions are answered by every vector at its own norm and at BiPO's. The judge needs no network (analyses/contenders.py).
+Answers are greedy, but the toy model's are sampled: its personas stand at a half, where any push turns every greedy answer.
 """
 
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ def run(config: Config) -> Finding:
     found, figures, tables = [known], {}, {}
     for strength, group in (("own norm", vectors), ("bipo's norm", scaled(vectors))):
         told = sl.answers(
-            model, group, asked, config.multipliers, max_new_tokens=config.max_new_tokens,
+            model, group, asked, config.multipliers, max_new_tokens=config.max_new_tokens, sample=config.is_toy,
             file=store_of(config).folder / f"answers-{config.behaviour}.jsonl",
         )  # fmt: skip
         judged = sl.judge(told, judge)
