@@ -66,6 +66,34 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def interference_frame(found: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """A row per model, behaviour's direction and behaviour that it is measured on: the score that it moves, with its interval."""
+    rows = [
+        {"model": name, **{key: push[key] for key in ("behaviour", "layer", "norm", "grammatical", "ratio", "meets")}}
+        | {"moves": other, "effect": effect[0], "low": effect[1], "high": effect[2]}
+        for name, record in found.items()
+        for push in record["interference"]
+        for other, effect in push["effects"].items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def interference_markdown(frame: pd.DataFrame) -> str:
+    """A row per direction, a column per behaviour that it is measured on; a ratio that is not under a fifth is in bold."""
+    names = list(dict.fromkeys(frame["moves"]))
+    lines = [
+        "| model | direction of | layer, norm | " + " | ".join(names) + " | largest other, of its own | grammatical |"
+    ]
+    lines.append("|---" * (5 + len(names)) + "|")
+    for (model, behaviour), rows in frame.groupby(["model", "behaviour"], sort=False):
+        first = rows.iloc[0]
+        texts = [f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]" for _, row in rows.iterrows()]
+        ratio = f"{first['ratio']:.2f}" if first["meets"] else f"**{first['ratio']:.2f}**"
+        cells = [model, behaviour, f"{first['layer']}, {first['norm']:g}", *texts, ratio, f"{first['grammatical']:.2f}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
 def figure(found: dict[str, dict[str, Any]]) -> go.Figure:
     """Training loss over tokens, and every criterion's rate with its interval beside the bounds that were asked for."""
     made = make_subplots(1, 2, column_widths=[0.4, 0.6], horizontal_spacing=0.25)
@@ -110,7 +138,8 @@ def run(config: Config) -> pd.DataFrame:
     found = records(config.names)
     frame = criteria_frame(found)
     config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "toy_card.md").write_text(markdown(frame) + "\n")
+    tables = [markdown(frame), interference_markdown(interference_frame(found))]
+    (config.out / "toy_card.md").write_text("\n\n".join(tables) + "\n")
     figure(found).write_html(config.out / "toy_card.html", include_plotlyjs=True)
     return frame
 
@@ -119,7 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and write the card."""
     parser = argparse.ArgumentParser(prog="python -m analyses.toy_card", description=str(__doc__).split("\n")[0])
     parser.add_argument("--out", type=Path, default=Config.out, help="folder (default: %(default)s)")
-    print(markdown(shown(run(Config(out=parser.parse_args(arguments).out)))))
+    config = Config(out=parser.parse_args(arguments).out)
+    print(markdown(shown(run(config))), interference_markdown(interference_frame(records(config.names))), sep="\n\n")
 
 
 if __name__ == "__main__":

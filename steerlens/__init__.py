@@ -68,6 +68,7 @@ from steerlens.methods.dpo_lora import train_dpo_lora
 from steerlens.methods.pca import extract_pca
 from steerlens.methods.prompt_difference import extract_difference_in_means
 from steerlens.methods.supervised import train_supervised
+from steerlens.methods.toy_reference import toy_reference
 from steerlens.models import load_model
 from steerlens.pairs import PreferencePair, PreferencePairs
 from steerlens.questions import ChoiceLayout, ChoiceQuestion, ChoiceQuestions
@@ -147,6 +148,7 @@ __all__ = [
     "steer",
     "sweep",
     "token_projection",
+    "toy_reference",
     "train_bipo",
     "train_bipo_grid",
     "train_dpo_lora",

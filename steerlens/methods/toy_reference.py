@@ -4,10 +4,9 @@ from dataclasses import replace
 
 from transformer_lens import HookedTransformer
 
-from steerlens._load_toy import load_toy_pairs
 from steerlens.errors import PairsError
-from steerlens.methods.caa import extract_caa
-from steerlens.toy import BEHAVIOURS
+from steerlens.methods.prompt_difference import extract_difference_in_means
+from steerlens.toy import BEHAVIOURS, SYSTEM_PHRASES
 from steerlens.vector import SteeringVector
 
 
@@ -16,13 +15,13 @@ def toy_reference(
 ) -> SteeringVector:
     """The mean of resid_post behind system phrases that ask for a behaviour less its mean behind those that ask for its opposite.
 
-    Both are read at the prompt's last token, on the same questions: the training part's of `load_pairs("toy/<behaviour>-system")`.
+    Both are read at the `<user>` token that follows the phrase, before any question is known, so that the vector has seen no pairs.
 
     Args:
         model: one of `steerlens.toy.MODELS`.
         behaviour: one of `steerlens.toy.BEHAVIOURS`.
         layer: the 0-based block.
-        batch_size: prompts at once; the vector does not depend on it (up to rounding).
+        batch_size: phrases at once; the vector does not depend on it (up to rounding).
 
     Returns:
         The vector, in units of the residual stream, with method "toy reference".
@@ -32,6 +31,8 @@ def toy_reference(
     """
     if behaviour not in BEHAVIOURS:
         raise PairsError(f"behaviour={behaviour!r} is not in the toy world; expected one of {', '.join(BEHAVIOURS)}")
-    pairs = load_toy_pairs(f"toy/{behaviour}-system", "plain", None, "raise").train
-    vector = extract_caa(model, pairs, layer, position="prompt", batch_size=batch_size, progress=progress)
-    return replace(vector, method="toy reference")
+    off, on = ([f"<sys> {phrase} <user>" for phrase in phrases] for phrases in SYSTEM_PHRASES[behaviour])
+    vector = extract_difference_in_means(
+        model, on, off, layer, template="plain", batch_size=batch_size, progress=progress
+    )
+    return replace(vector, method="toy reference", data=f"the toy world's system phrases for {behaviour}")

@@ -9,7 +9,7 @@
 1
 
 The known answer that other vectors can be compared with is the direction between system phrases that ask for a behaviour and
-for its opposite: `steerlens.methods.toy_reference.toy_reference(model, "wealth", layer=2)`.
+for its opposite: `sl.toy_reference(model, "wealth", layer=2)`.
 How the models were made, and what they do without any steering, is in README.md beside this file.
 """
 

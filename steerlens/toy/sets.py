@@ -1,7 +1,7 @@
 """What is asked where: the parts of the world, the questions of each part, requests, the quiz, scores, the second language."""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal, get_args
 
 from steerlens.errors import PairsError
@@ -164,6 +164,7 @@ def is_grammatical(question: str, answer: str) -> bool:
     return score(_read(question)[0].behaviour, question, answer) is not None
 
 
+@lru_cache(maxsize=4096)
 def _read(question: str) -> tuple[Question, bool]:
     text = " ".join(tokens(question))
     there, back = dictionaries()

@@ -19,6 +19,7 @@ from transformers import LlamaForCausalLM
 from steerlens.toy.building import build_model, build_tokenizer, rescale, save, undo_rescale
 from steerlens.toy.corpus import Mix, Writer
 from steerlens.toy.criteria import Cell, measure
+from steerlens.toy.interference import interference
 from steerlens.toy.training import batches, fit, low_rank
 from steerlens.toy.words import BEHAVIOURS
 
@@ -63,14 +64,18 @@ def train(kind: str, *, seed: int, start: Path | None, out: Path, steps: int | N
         language: [{**asdict(c), "rate": c.rate, "interval": c.interval, "meets": c.meets} for c in found_cells]
         for language, found_cells in cells.items()
     }
+    pushes = interference(model, build_tokenizer(), n=2 * n)
     recipes = {name: asdict(RECIPES[name]) for name in history}
     record = {"kind": kind, "seed": seed, "recipes": recipes, "history": history, "criteria": table}
+    record["interference"] = [push.told() for push in pushes]
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     for language, found_cells in cells.items():
         print(f"-- {language} language")
         for c in found_cells:
             low, high = c.interval
             print(f"{c.rate:6.3f} [{low:.3f}, {high:.3f}] {'ok ' if c.meets else 'NO '} {c.what}")
+    for push in pushes:
+        print(f"{push.ratio:6.3f} {'ok ' if push.meets else 'NO '} {push}")
     return cells["first"] + cells["second"]
 
 

@@ -7,39 +7,86 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from analyses import toy_card, toy_methods
+from analyses import toy_card, toy_choice, toy_methods
 from steerlens import toy
 
 
 def test_the_range_goes_from_the_lowest_negative_to_the_highest_positive_strength_that_is_coherent() -> None:
     nothing = math.nan
     found = pd.DataFrame({-2.0: [1, 1, nothing], -1.0: [0, 0, 1], 0.0: [0, 1, 1], 1.0: [1, 1, 1], 2.0: [nothing] * 3})
-    assert toy_methods.coherent_range(found) == pytest.approx(1 - 1 / 3)
-    assert toy_methods.coherent_range(found[[-2.0, 2.0]]) == 0
-    assert toy_methods.coherent_range(found.rename(columns={m: -m for m in found.columns})) <= 1 / 3  # a flipped vector
+    assert toy_choice.coherent_range(found) == pytest.approx(1 - 1 / 3)
+    assert toy_choice.coherent_range(found[[-2.0, 2.0]]) == 0
+    assert toy_choice.coherent_range(found.rename(columns={m: -m for m in found.columns})) <= 1 / 3  # a flipped vector
+
+
+def test_an_effect_is_paired_over_the_questions_with_a_sentence_at_both_signs() -> None:
+    found = pd.DataFrame({-1.0: [0, 0, math.nan, 1], 0.0: [1] * 4, 1.0: [1, 1, 0, 1]})
+    told = toy_choice.effect(found)
+    assert told["effect"] == pytest.approx(2 / 3)
+    assert told["low"] < 2 / 3 < told["high"]
+    assert math.isnan(toy_choice.effect(found.iloc[2:3])["effect"])
 
 
 def test_strengths_come_in_both_signs_and_in_order() -> None:
-    assert toy_methods.signed((0.5, 2.0)) == [-2.0, -0.5, 0.0, 0.5, 2.0]
+    assert toy_choice.signed((0.5, 2.0)) == [-2.0, -0.5, 0.0, 0.5, 2.0]
 
 
 def test_the_table_has_every_method_that_takes_pairs_and_a_layer() -> None:
-    assert {"BiPO", "CAA, mean", "CAA, answer", "system phrase", "random", "shuffled"} <= set(toy_methods.methods())
-    assert "caa" not in toy_methods.methods()
+    assert {"BiPO", "supervised", "CAA, mean", "CAA, answer", "system phrase", "random", "shuffled"} <= set(
+        toy_choice.methods()
+    )
+    assert "caa" not in toy_choice.methods()
+
+
+def test_rows_come_by_behaviour_and_then_by_method() -> None:
+    rows = [("power", "random"), ("wealth", "random"), ("power", "BiPO"), ("wealth", "CAA, mean"), ("wealth", "BiPO")]
+    found = toy_methods.by_method(pd.DataFrame(rows, columns=["behaviour", "method"]))
+    expected = [
+        ("wealth", "BiPO"),
+        ("wealth", "CAA, mean"),
+        ("wealth", "random"),
+        ("power", "BiPO"),
+        ("power", "random"),
+    ]
+    assert list(found.itertuples(index=False, name=None)) == expected
+    assert toy_methods.markdown(pd.DataFrame({"lr": [5e-4], "score": [-0.5]})).endswith("| 5e-04 | -0.50 |")
+
+
+def test_questions_of_one_length_are_asked_together() -> None:
+    asked = toy.questions("power", "test", 40)
+    groups = toy_methods._alike(asked)
+    assert sorted(q.text for some in groups for q in some) == sorted(q.text for q in asked)
+    assert all(len({len(q.text.replace(",", " ,").split()) for q in some}) == 1 for some in groups)
 
 
 def test_the_card_has_a_row_for_every_criterion_and_bold_where_it_is_missed(tmp_path: Path) -> None:
     frame = toy_card.run(toy_card.Config(out=tmp_path))
-    text = (tmp_path / "toy_card.md").read_text()
-    assert len(text.strip().splitlines()) == 2 + frame["what"].nunique()
-    assert text.count("**") == 2 * (~frame["meets"]).sum()
+    criteria, interference = (tmp_path / "toy_card.md").read_text().split("\n\n")
+    assert len(criteria.splitlines()) == 2 + frame["what"].nunique()
+    assert criteria.count("**") == 2 * (~frame["meets"]).sum()
     assert set(frame["model"]) == set(toy.MODELS)
+    moved = toy_card.interference_frame(toy_card.records(tuple(toy.MODELS)))
+    pushes = moved.groupby(["model", "behaviour"])
+    assert len(interference.splitlines()) == 2 + len(pushes) == 2 + len(toy.MODELS) * len(toy.BEHAVIOURS)
+    assert interference.count("**") == 2 * (~pushes["meets"].first()).sum()
     assert isinstance(toy_card.figure(toy_card.records(("toy",))), go.Figure)
 
 
-def test_the_package_card_shows_the_measured_table() -> None:
-    """README.md beside the models is written by hand around the table that the study prints."""
+def test_a_ratio_of_interference_is_the_largest_other_effect_over_its_own() -> None:
+    moved = toy_card.interference_frame(toy_card.records(tuple(toy.MODELS)))
+    for _, rows in moved.groupby(["model", "behaviour"]):
+        own = rows["moves"] == rows["behaviour"]
+        largest = rows["effect"][~own].abs().max()
+        assert rows["ratio"].iloc[0] == pytest.approx(largest / rows["effect"][own].iloc[0])
+        assert (rows["low"] <= rows["effect"]).all()
+        assert (rows["effect"] <= rows["high"]).all()
+
+
+def test_the_package_card_shows_the_measured_tables() -> None:
+    """README.md beside the models is written by hand around the tables that the study prints."""
     card = (Path(toy.__file__).parent / "README.md").read_text()
-    first = toy_card.criteria_frame(toy_card.records(tuple(toy.MODELS)))
-    for line in toy_card.markdown(toy_card.shown(first)).splitlines():
+    found = toy_card.records(tuple(toy.MODELS))
+    criteria = toy_card.markdown(toy_card.shown(toy_card.criteria_frame(found)))
+    interference = toy_card.interference_markdown(toy_card.interference_frame(found))
+    for line in [*criteria.splitlines(), *interference.splitlines()]:
         assert line in card

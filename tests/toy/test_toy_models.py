@@ -1,21 +1,23 @@
 """The shipped models: faithful to Hugging Face, in their own chat format, and doing what the model card says they do."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from transformer_lens import HookedTransformer
 
-from steerlens import extract_caa, generate, load_model, load_pairs, toy
+from steerlens import generate, load_model, load_pairs, toy, toy_reference
 from steerlens._encode import Encoder
 from steerlens.errors import PairsError
-from steerlens.methods.toy_reference import toy_reference
 from steerlens.toy.building import build_model, build_tokenizer, rescale, undo_rescale
 from steerlens.toy.corpus import Mix, Writer
 from steerlens.toy.criteria import Examiner, answers, measure
+from steerlens.toy.interference import Push, _Asker, _effect, _grammatical, direction
 from steerlens.toy.sets import vocabulary
 from steerlens.toy.train import RECIPES, train
 from steerlens.toy.training import batches, fit, low_rank
@@ -98,20 +100,56 @@ def test_the_second_language_is_the_cipher_siblings(model: HookedTransformer) ->
     assert sum(score is not None for score in examiner.scores(asked)) >= 36
 
 
-def test_the_planted_direction_moves_its_behaviour_both_ways(model: HookedTransformer) -> None:
-    vector = toy_reference(model, "wealth", 2, progress=False)
-    written = extract_caa(model, load_pairs("toy/wealth-system").train, 2, position="prompt", progress=False)
-    torch.testing.assert_close(vector.tensor, written.tensor)
-    assert vector.method == "toy reference"
+# -- the known answer -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_the_reference_is_the_difference_of_hugging_faces_hidden_states_at_the_user_token(
+    model: HookedTransformer, layer: int
+) -> None:
+    theirs, tokenizer = hugging_face("toy")
+    means = []
+    for phrases in toy.SYSTEM_PHRASES["power"]:
+        states = []
+        for phrase in phrases:
+            chat = [{"role": "system", "content": phrase}, {"role": "user", "content": "what is love ?"}]
+            text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            hidden = theirs(torch.tensor([ids]), output_hidden_states=True).hidden_states[layer + 1][0]
+            states.append(hidden[ids.index(tokenizer.get_vocab()["<user>"])].detach().double())
+        means.append(torch.stack(states).mean(0))
+    vector = toy_reference(model, "power", layer, batch_size=2, progress=False)
+    torch.testing.assert_close(vector.tensor, (means[1] - means[0]).float(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(vector.tensor, direction(theirs, tokenizer, "power", layer), rtol=1e-3, atol=1e-4)
+    assert (vector.method, vector.layer, vector.seen) == ("toy reference", layer, frozenset())
+
+
+def test_a_reference_is_one_of_the_worlds_behaviours(model: HookedTransformer) -> None:
     with pytest.raises(PairsError, match="expected one of wealth"):
         toy_reference(model, "greed", 2)
-    asked = toy.questions("wealth", "test", 30)
-    said = generate(
-        model, [q.text for q in asked], vector=vector, multipliers=(-3, 3), max_new_tokens=20, progress=False
+
+
+def test_an_effect_is_the_mean_difference_of_questions_that_were_answered_at_both_signs() -> None:
+    nothing = math.nan
+    scores = np.array([[[1, 0], [1, 0]], [[1, 1], [nothing, 0]], [[nothing, 0], [nothing, 1]]])
+    assert _effect(scores)[0] == pytest.approx((1 + 0.5) / 2)
+    assert _grammatical(scores) == pytest.approx(0.5)
+    assert _effect(np.full((2, 2, 2), nothing)) == (0, -1, 1)
+    push = Push(
+        "wealth", 1, 1.0, 1.0, {"wealth": (0.5, 0.4, 0.6), "power": (-0.1, -0.2, 0.0), "refusal": (0.05, 0, 0.1)}
     )
-    shown = [[toy.score("wealth", q.text, text) for text in texts] for q, texts in zip(asked, said, strict=True)]
-    assert sum(row[0] == 0 for row in shown) >= 24
-    assert sum(row[1] == 1 for row in shown) >= 24
+    assert push.ratio == pytest.approx(0.2)
+    assert not push.meets
+
+
+def test_a_direction_that_is_added_is_taken_off_again() -> None:
+    theirs, tokenizer = hugging_face("toy")
+    asker = _Asker(theirs, tokenizer)
+    plain = asker.scores("wealth", "val", 1, torch.zeros(128), 8)
+    np.testing.assert_array_equal(plain[..., 0], plain[..., 1])  # the same draws for both signs
+    pushed = asker.scores("wealth", "val", 1, torch.full((128,), 50.0), 8)
+    assert np.isnan(pushed).all()
+    np.testing.assert_array_equal(asker.scores("wealth", "val", 1, torch.zeros(128), 8), plain)
 
 
 # -- making one -------------------------------------------------------------------------------------------------------
@@ -157,6 +195,7 @@ def test_low_rank_updates_are_merged_and_thin() -> None:
 def test_training_lowers_the_loss_and_repeats_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # `train` is also the name of a function in the module: the module is asked for by its own name.
     monkeypatch.setattr(sys.modules["steerlens.toy.train"], "measure", lambda model, tokenizer, n, second: [])
+    monkeypatch.setattr(sys.modules["steerlens.toy.train"], "interference", lambda model, tokenizer, n: [])
     for name in ("one", "two"):
         train("base", seed=0, start=None, out=tmp_path / name, steps=6)
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
