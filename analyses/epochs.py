@@ -47,7 +47,7 @@ def run(config: Config) -> Finding:
     )
     caa = store.vector("caa", told, lambda: sl.extract_caa(model, pairs.train, preset.layer))
     asked = pairs.test.prompts[: config.prompts]
-    measure, rows, texts = Shifts(model), [], config.neutral_texts()
+    measure, rows = Shifts(model), []
     for steps in bipo.snapshots:
         vector = bipo.after(steps)
         cell = {**told, "seed": seed, "steps": steps}
@@ -64,7 +64,7 @@ def run(config: Config) -> Finding:
         effects = store.result(
             "text",
             {**cell, "prompts": asked},
-            partial(sl.side_effects, model, vector, multipliers=(-1, 0, 1), texts=texts, prompts=asked, progress=False),
+            partial(sl.side_effects, model, vector, multipliers=(-1, 0, 1), prompts=asked, progress=False),
         )
         rows.append(row | text_of(effects))
     table = pd.DataFrame(rows)

@@ -117,14 +117,6 @@ class StudyConfig:
             return self._first(sl.load_pairs(f"toy/{name}-ab"))
         return self.pairs(name).as_choices(seed=0).as_pairs()
 
-    def neutral_texts(self) -> list[str] | None:
-        """Texts that have nothing to do with a behaviour, in words that the model knows; None for steerlens's own."""
-        if not self.is_toy:
-            return None
-        import steerlens.toy as toy
-
-        return [question.text for question in (*toy.harmless_requests(30), *toy.quiz(n=30))]
-
     def check(self) -> None:
         """Refuse an unknown model, folder, layer or behaviour before any work, with the list of what there is.
 

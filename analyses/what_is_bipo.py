@@ -54,8 +54,8 @@ def run(config: Config) -> Finding:
     best_caa = store.vector(
         "caa", {**told, "layer": chosen["caa"]}, lambda: sl.extract_caa(model, pairs.train, chosen["caa"])
     )
-    texts, on = config.neutral_texts(), pairs.test.described()
-    match = partial(sl.match_multiplier, model, by="kl", both_signs=True, texts=texts, progress=False)
+    on = pairs.test.described()
+    match = partial(sl.match_multiplier, model, by="kl", both_signs=True, progress=False)
     measure, rows = Shifts(model), list[dict[str, Any]]()
     for seed in config.seeds:
         bipo = store.vector(

@@ -1,7 +1,6 @@
 """Several seeds and equal KL: the numbers are the measures' own; and a comparison comes back from its file as it was."""
 
 import dataclasses
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from transformer_lens import HookedTransformer
 import steerlens as sl
 from steerlens._compare_kl import TOLERANCE, match_kl
 from steerlens._results import Result
-from steerlens.measures._text_kl import neutral_prompts, neutral_texts
+from steerlens.measures import _neutral
+from steerlens.measures._neutral import neutral_prompts, neutral_texts
 
-side_effects = importlib.import_module("steerlens.measures.side_effects")  # the package's own name is the function's
 WHO = ("Would you", "Should a friend", "Can the assistant", "Does nobody")
 WHAT = ("earn more money", "keep the power", "tell the truth", "share the wealth", "help people")
 
@@ -38,8 +37,8 @@ def made(tiny_chat_model: HookedTransformer, pairs: sl.PreferencePairs) -> list[
 @pytest.fixture(scope="module")
 def found(made: list[sl.SteeringVector]) -> sl.Comparison:
     with pytest.MonkeyPatch.context() as patch:  # fewer texts and questions than the built-in ones, for time
-        patch.setattr(side_effects, "neutral_texts", lambda: neutral_texts()[:6])
-        patch.setattr(side_effects, "neutral_prompts", lambda: neutral_prompts()[:2])
+        patch.setattr(_neutral, "neutral_texts", lambda: neutral_texts()[:6])
+        patch.setattr(_neutral, "neutral_prompts", lambda: neutral_prompts()[:2])
         return sl.compare(*made, prompts=["Why?"], n_random=2, max_new_tokens=4, side_effects=True, progress=False)
 
 

@@ -74,7 +74,7 @@ STANDS_ON: dict[str, set[str]] = {
     "resid": _ALWAYS | {"pairs", "vector", "models"},
     "results": _ALWAYS | {"vector"},  # a result's file may hold vectors
     "methods": _ALWAYS | {"pairs", "vector", "models", "resid", "results", "toy"},
-    "measures": _ALWAYS | {"pairs", "vector", "models", "resid", "results"},
+    "measures": _ALWAYS | {"pairs", "vector", "models", "resid", "results", "toy"},
     "comparison": _ALWAYS | {"pairs", "vector", "models", "resid", "results", "methods", "measures"},
     "figures": _ALWAYS | {"results", "measures", "comparison"},  # for the results that are defined there
     "widget": set(FLOORS) - {"methods", "widget", "façade"},

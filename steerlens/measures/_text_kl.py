@@ -9,7 +9,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._datasets import BUILT_IN
 from steerlens._hooked_route import pad_tokens
 from steerlens._resid_store import ResidStore
 from steerlens.measures.activations import encode_material
@@ -17,20 +16,6 @@ from steerlens.resid import check_batch_size, logits_at
 from steerlens.vector import SteeringVector
 
 _AT_ONCE = 4_000_000  # numbers of one tensor of logits held in memory
-
-
-def neutral_texts() -> tuple[str, ...]:
-    """60 short paragraphs on everyday subjects, written for steerlens."""
-    return _lines("neutral.txt")
-
-
-def neutral_prompts() -> tuple[str, ...]:
-    """40 everyday questions, written for steerlens."""
-    return _lines("neutral_questions.txt")
-
-
-def _lines(name: str) -> tuple[str, ...]:
-    return tuple((BUILT_IN / name).read_text(encoding="utf-8").splitlines())
 
 
 class TextKL:

@@ -22,8 +22,9 @@ from steerlens._scores import PairScorer
 from steerlens._stats import mean_interval
 from steerlens.errors import MeasureError
 from steerlens.measures._greedy import GreedyAnswers
+from steerlens.measures._neutral import prompts_for, texts_for
 from steerlens.measures._search import Items, Search
-from steerlens.measures._text_kl import TextKL, neutral_prompts, neutral_texts
+from steerlens.measures._text_kl import TextKL
 from steerlens.measures.effect import check_unseen
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import Positions, check_model, check_positions
@@ -177,7 +178,7 @@ def match_multiplier(
         if one is not None:
             check_fits(one, identify(check_model(model)))
     if by == "kl":
-        measure = _kl_on(model, vector, like, texts, batch_size)
+        measure = _kl_on(model, [v for v in (vector, like) if v is not None], texts, batch_size)
     elif by == "perplexity":
         measure = _nats_of(model, prompts, positions, max_new_tokens)
     else:
@@ -262,21 +263,16 @@ def _both_signs(measure: Measured) -> Measured:
 
 
 def _kl_on(
-    model: HookedTransformer,
-    vector: SteeringVector,
-    like: SteeringVector | None,
-    texts: Sequence[str] | None,
-    batch_size: int,
+    model: HookedTransformer, vectors: Sequence[SteeringVector], texts: Sequence[str] | None, batch_size: int
 ) -> Measured:
-    layers = [v.layer for v in (vector, like) if v is not None]
-    reader = TextKL(model, neutral_texts() if texts is None else texts, layers, batch_size=batch_size)
+    reader = TextKL(model, texts_for(model, texts), [v.layer for v in vectors], batch_size=batch_size)
     return lambda v, m: reader.kl(v, [m])[0]
 
 
 def _nats_of(
     model: HookedTransformer, prompts: Sequence[str] | None, positions: Positions, max_new_tokens: int
 ) -> Measured:
-    asked = GreedyAnswers(model, neutral_prompts() if prompts is None else prompts, max_new_tokens, positions=positions)
+    asked = GreedyAnswers(model, prompts_for(model, prompts), max_new_tokens, positions=positions)
     return lambda v, m: np.array([answer.nats for answer in asked.answers(v, [m])[0]])
 
 

@@ -23,7 +23,8 @@ from steerlens._stats import mean_interval, paired_difference, rate_interval
 from steerlens._templates import Template
 from steerlens.errors import MeasureError
 from steerlens.measures._greedy import Answer, GreedyAnswers
-from steerlens.measures._text_kl import TextKL, neutral_prompts, neutral_texts
+from steerlens.measures._neutral import prompts_for, texts_for
+from steerlens.measures._text_kl import TextKL
 from steerlens.measures.choice import ChoiceForm, multiple_choice
 from steerlens.measures.choice_scores import ChoiceScores
 from steerlens.questions import ChoiceQuestions
@@ -223,8 +224,8 @@ def side_effects(
         model: any HookedTransformer with the vectors' weights.
         vectors: one, a list, or a dict from names to vectors; put a control among them (`random_vectors`).
         multipliers: 0 is the unsteered model.
-        texts: that have nothing to do with what the vectors are for; None takes 60 built-in paragraphs. They are read as they
-            are, behind BOS where the model has one.
+        texts: that have nothing to do with what the vectors are for; None takes 60 built-in paragraphs (for the laboratory's
+            models questions of their world). They are read as they are, behind BOS where the model has one.
         prompts: likewise, to be answered; None takes 40 built-in questions.
         quiz: questions of knowledge, to be asked as `multiple_choice` does, in the form `quiz_form`.
         positions: of the answers: "all" (as BiPO trains), or "response" (from the last prompt token on, as CAA steers).
@@ -243,8 +244,7 @@ def side_effects(
         check_fits(vector, identity)
     multipliers = check_each_once(multipliers)
     check_positions(positions)
-    texts = neutral_texts() if texts is None else texts
-    prompts = neutral_prompts() if prompts is None else prompts
+    texts, prompts = texts_for(model, texts), prompts_for(model, prompts)
     asked = GreedyAnswers(
         model, prompts, max_new_tokens, positions=positions, template=template, system_prompt=system_prompt
     )

@@ -13,7 +13,8 @@ from transformer_lens import HookedTransformer
 import steerlens as sl
 from steerlens.measures import _text_kl
 from steerlens.measures._greedy import GreedyAnswers, repetition
-from steerlens.measures._text_kl import TextKL, neutral_prompts, neutral_texts
+from steerlens.measures._neutral import neutral_prompts, neutral_texts
+from steerlens.measures._text_kl import TextKL
 
 TEXTS = [
     "I would like to share the wealth, because it's the right thing.",
