@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -151,3 +152,17 @@ def test_dtype_reaches_the_model_and_an_unknown_one_is_refused() -> None:
     assert StudyConfig(dtype="bfloat16").load().W_E.dtype is torch.bfloat16
     with pytest.raises(sl.ModelError, match="float99"):
         StudyConfig(dtype="float99").load()
+
+
+def test_the_kept_vectors_are_those_of_the_kept_tables() -> None:
+    kept = Path(__file__).parents[2] / "analyses/results/smollm2"
+    ways = pd.read_csv(kept / "published/what_is_bipo-wealth-seeking/ways.csv").set_index(["seed", "way"])
+    caa = sl.load_vector(kept / "vectors/published-wealth-seeking-caa.safetensors")
+    for seed in (0, 1):
+        bipo = sl.load_vector(kept / f"vectors/published-wealth-seeking-bipo-seed{seed}.safetensors")
+        assert (bipo.seed, bipo.layer, bipo.data) == (seed, 13, "bipo/wealth-seeking")
+        assert bipo.norm == pytest.approx(ways.loc[(seed, "BiPO"), "norm"], rel=1e-6)
+        cosine = float(bipo.direction @ caa.direction)
+        assert cosine == pytest.approx(ways.loc[(seed, "CAA, own norm"), "cosine"], abs=1e-6)
+        odd = ways.loc[(seed, "CAA, BiPO's norm")]
+        assert odd["less BiPO"] == pytest.approx(odd["odd"] - ways.loc[(seed, "BiPO"), "odd"])
