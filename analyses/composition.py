@@ -3,8 +3,9 @@
     python -m analyses.composition --model toy --behaviour wealth --other power
     python -m analyses.composition --model smollm2 --behaviour wealth-seeking --other power-seeking
 
-The effect of a vector on a behaviour is the odd part of the preference shift on that behaviour's test pairs (nats). The
-orthogonalised sum leaves out of the second vector what points along the first.
+Effects are preference shifts on a behaviour's test pairs (nats): the table and the grid hold the shift at each multiplier, the
+interference matrix and the last sentence the odd part. The orthogonalised sum leaves out of the second vector what points
+along the first.
 """
 
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def run(config: Config) -> Finding:
         found=[
             f"cosine({one}, {two}) = {float(vectors[one].direction @ vectors[two].direction):+.2f}",
             *(said(table, on, way) for on, way in product((one, two), ways)),
-            f"{one}'s vector moves {two} by {share:+.0%} of what {two}'s own vector does",
+            f"{one}'s vector moves {two} by {share:+.0%} of what {two}'s own vector does (odd parts)",
         ],
         figures={
             "interference": composition_matrix(np.array(odd), behaviours, behaviours),

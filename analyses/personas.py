@@ -14,7 +14,7 @@ import numpy as np
 import steerlens as sl
 from analyses.contenders import METHODS, judge_of, make
 from analyses.study import Finding, StudyConfig, main, store_of, with_interval
-from steerlens._stats import mean_interval
+from steerlens._stats import paired_difference
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ def sentences(judged: sl.Judged, strength: str) -> list[str]:
             if m <= 0 or -m not in judged.multipliers:
                 continue
             up, down = (values[:, i, judged.multipliers.index(sign * m)] for sign in (1, -1))
-            gap = (up - down)[~np.isnan(up - down)]
-            judged_at_both = f"{len(gap)} of {len(up)} answers judged at both"
-            if len(gap) < len(up) / 2:
+            both = ~np.isnan(up - down)
+            judged_at_both = f"{both.sum()} of {len(up)} answers judged at both"
+            if both.sum() < len(up) / 2:
                 cells.append(f"+-{m:g}: no number, {judged_at_both}")
                 continue
-            low, high = mean_interval(gap[:, None])
-            cells.append(f"+-{m:g}: {with_interval(gap.mean(), low[0], high[0])}, {judged_at_both}")
+            gap, low, high = paired_difference(up[both, None], down[both, None])
+            cells.append(f"+-{m:g}: {with_interval(gap[0], low[0], high[0])}, {judged_at_both}")
         found.append(f"{label}, {strength} {judged.norms[i]:.3g}: score at +m less at -m, " + "; ".join(cells))
     return found
 

@@ -26,7 +26,7 @@ from steerlens.figures.paper import for_print
 
 @dataclass(frozen=True)
 class Preset:
-    """A layer, learning rate and number of steps for BiPO that validation pairs chose (or the authors, for 7B models)."""
+    """A layer, learning rate and number of steps for BiPO; 7B models have the authors' own."""
 
     layer: int
     lr: float
@@ -129,6 +129,8 @@ class StudyConfig:
         layers, n_layers = (self.preset.layer, *getattr(self, "layers", ())), self.preset.n_layers
         if n_layers is not None and not all(0 <= layer < n_layers for layer in layers):
             raise sl.ModelError(f"layers {sorted(set(layers))}: {self.name} has layers 0 to {n_layers - 1}")
+        if not self.seeds:
+            raise sl.MeasureError("--seeds names no seed; expected one or more, 0,1,2")
         if self.data is not None and self.is_toy:
             raise sl.PairsError(
                 f"--data {self.data}: the toy model is asked in its own world's pairs; leave --data out"

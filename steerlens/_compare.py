@@ -68,7 +68,8 @@ def compare(
             and whitened, and the lens against the latter (reads the training pairs again: seconds on a small model).
         side_effects: also measure what each vector costs at equal norm, beside a random direction: KL on neutral texts,
             perplexity and repetition of answers (as `sl.side_effects`: minutes on a small model). And what each does at equal
-            KL: at the multiplier m at which +m and -m cost the first vector's KL on average; random directions too.
+            KL: at the multiplier m at which +m and -m cost the first vector's KL on average; random directions too. Texts are
+            steered everywhere, whatever `positions` says.
         allow_seen: report on pairs that trained or selected a vector; the result says so.
         seed: of the controls.
 

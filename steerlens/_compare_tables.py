@@ -80,9 +80,7 @@ def seed_spread(comparison: "Comparison", multiplier: float) -> pd.DataFrame:
     """`Comparison.seed_spread`."""
     rows: list[dict[str, Any]] = []
     for name, labels in comparison.seeds.items():
-        at = [comparison.labels.index(label) for label in labels]
-        alike = comparison.cosines[np.ix_(at, at)][np.triu_indices(len(at), 1)]
-        about = {"vector": name, "seeds": len(labels), **_range("cosine", alike)}
+        about = {"vector": name, "seeds": len(labels), **_range("cosine", _alike(comparison, labels))}
         found = list(_spread(comparison, labels, multiplier))
         empty = {f"{q}{end}": np.nan for q in PARTS for end in ("", "_low", "_high")}
         rows += [about | row for row in found] or [about | {"strength": "not measured"} | empty]
@@ -97,10 +95,17 @@ def _spread(comparison: "Comparison", labels: Sequence[str], multiplier: float) 
             if at == strength and shift.label in labels and multiplier in shift.odd_multipliers
         ]
         if len(mine) > 1:  # at equal KL a seed may not be there
-            row: dict[str, Any] = {"strength": strength, "seeds": len(mine)}
+            alike = _alike(comparison, [shift.label for shift in mine])
+            row: dict[str, Any] = {"strength": strength, "seeds": len(mine), **_range("cosine", alike)}
             for q in PARTS:
                 row |= _range(q, np.array([shift.mean(q)[shift.odd_multipliers.index(multiplier)] for shift in mine]))
             yield row
+
+
+def _alike(comparison: "Comparison", labels: Sequence[str]) -> np.ndarray:
+    """The cosines between every two of the vectors."""
+    at = [comparison.labels.index(label) for label in labels]
+    return comparison.cosines[np.ix_(at, at)][np.triu_indices(len(at), 1)]
 
 
 def _range(name: str, values: np.ndarray) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -136,8 +136,10 @@ class Comparison(Result):
         """One vector's shift; of several seeds, by their common name, the mean over them of each pair's.
 
         Raises:
-            MeasureError: nothing was measured at that strength, or not of that vector.
+            MeasureError: no such strength, nothing was measured at it, or not of that vector.
         """
+        if at not in get_args(Strength):
+            raise MeasureError(f"at={at!r}; expected one of {list(get_args(Strength))}")
         found = {} if self.equal_kl is None else self.equal_kl.shifts
         found = {"own norm": self.own, "equal norm": self.matched, "equal KL": found}.get(at, {})
         if not found:

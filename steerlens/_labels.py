@@ -64,8 +64,8 @@ def _first_of_family(vectors: Sequence[SteeringVector]) -> list[int]:
     """For each vector the place of the first one that differs from it by the seed alone: its own where none does."""
     families: dict[str, list[int]] = {}
     for i, vector in enumerate(vectors):
-        # With patience each seed stops after as many steps as it needs.
-        told = sorted((k, repr(value)) for k, value in vector.settings.items() if k != "steps")
+        own = {"steps"} if vector.settings.get("patience") else set()  # then each seed stops when it has had enough
+        told = sorted((k, repr(value)) for k, value in vector.settings.items() if k not in own)
         families.setdefault(repr((vector.method, vector.layer, vector.data, told)), []).append(i)
     found = list(range(len(vectors)))
     for family in families.values():

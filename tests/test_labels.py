@@ -47,7 +47,7 @@ def of_seed(seed: int | None, method: str = "bipo", *, layer: int = 0, **setting
 
 
 def test_seeds_of_one_method_have_one_name_and_their_seeds() -> None:
-    made = [of_seed(3, steps=10, lr=0.1), of_seed(0, steps=20, lr=0.1), vector("caa")]
+    made = [of_seed(3, steps=10, lr=0.1, patience=2), of_seed(0, steps=20, lr=0.1, patience=2), vector("caa")]
     assert list(labelled(made)) == ["bipo seed 3", "bipo seed 0", "caa"]
 
 

@@ -111,8 +111,9 @@ def headline(comparison: Comparison) -> list[str]:
         against = f"between isotropic random directions in {d_model} dimensions (sd {d_model**-0.5:.3f})"
     low, high = comparison.cosine_range
     seeds = f" (the mean over seeds, from {low:+.3f} to {high:+.3f})" if low < high else ""
+    this = "the smallest of them" if low < high else "one this large"
     lines = [
-        f"cosine({first}, {second}) = {comparison.cosine:+.3f}{seeds}; {against} one this large has p = {comparison.p_value:.2g}",
+        f"cosine({first}, {second}) = {comparison.cosine:+.3f}{seeds}; {against} {this} has p = {comparison.p_value:.2g}",
         f"norms: {norms}",
     ]
     if comparison.matched and 1.0 in next(iter(comparison.matched.values())).odd_multipliers:

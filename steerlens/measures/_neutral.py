@@ -1,6 +1,6 @@
 """Texts and questions that have nothing to do with any behaviour, in words that the model knows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from transformer_lens import HookedTransformer
 
@@ -25,28 +25,37 @@ def _lines(name: str) -> tuple[str, ...]:
 
 def texts_for(model: HookedTransformer, texts: Sequence[str] | None) -> Sequence[str]:
     """What was asked for, or the neutral texts, in words that the model knows."""
-    return in_known_words(model, neutral_texts()) if texts is None else texts
+    return in_known_words(model, neutral_texts(), _facts) if texts is None else texts
 
 
 def prompts_for(model: HookedTransformer, prompts: Sequence[str] | None) -> Sequence[str]:
     """What was asked for, or the neutral questions, in words that the model knows."""
-    return in_known_words(model, neutral_prompts()) if prompts is None else prompts
+    return in_known_words(model, neutral_prompts(), _questions) if prompts is None else prompts
 
 
-def in_known_words(model: HookedTransformer, texts: Sequence[str]) -> Sequence[str]:
-    """The texts; for a model that knows few of their words the laboratory world's own, on facts and harmless requests.
+def in_known_words(model: HookedTransformer, texts: Sequence[str], world: Callable[[], Sequence[str]]) -> Sequence[str]:
+    """The texts; for a model that knows few of their words those of the laboratory's world.
 
     Raises:
         MeasureError: the model's tokenizer knows few words of either.
     """
-    world = [question.text for question in (*toy.harmless_requests(30), *toy.quiz(n=30))]
-    for known in (texts, world):
-        if _unknown(model, known) < 0.5:
-            return known
+    if _unknown(model, texts) < 0.5:
+        return texts
+    if _unknown(model, found := world()) < 0.5:
+        return found
     raise MeasureError(
         f"the tokenizer of {model.cfg.model_name} knows less than half of the words of steerlens's neutral texts; expected "
         "texts= (and prompts=) in words that it knows"
     )
+
+
+def _facts() -> list[str]:
+    """Chats of one turn about the world's facts, which no behaviour's pairs ask after."""
+    return [f"<user> {question.text} <bot> {question.chosen[0]} <eos>" for question in toy.quiz("open", 60)]
+
+
+def _questions() -> list[str]:
+    return [question.text for question in toy.quiz("open", 40)]
 
 
 def _unknown(model: HookedTransformer, texts: Sequence[str]) -> float:

@@ -225,8 +225,8 @@ def side_effects(
         vectors: one, a list, or a dict from names to vectors; put a control among them (`random_vectors`).
         multipliers: 0 is the unsteered model.
         texts: that have nothing to do with what the vectors are for; None takes 60 built-in paragraphs (for the laboratory's
-            models questions of their world). They are read as they are, behind BOS where the model has one.
-        prompts: likewise, to be answered; None takes 40 built-in questions.
+            models chats about the facts of their world). They are read as they are, behind BOS where the model has one.
+        prompts: likewise, to be answered; None takes 40 questions.
         quiz: questions of knowledge, to be asked as `multiple_choice` does, in the form `quiz_form`.
         positions: of the answers: "all" (as BiPO trains), or "response" (from the last prompt token on, as CAA steers).
         max_new_tokens: per answer.

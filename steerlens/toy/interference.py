@@ -38,7 +38,8 @@ class Push:
     def ratio(self) -> float:
         """The largest effect on another behaviour, as a share of the direction's own."""
         others = [abs(found[0]) for name, found in self.effects.items() if name != self.behaviour]
-        return max(others) / self.effects[self.behaviour][0]
+        own = self.effects[self.behaviour][0]
+        return max(others) / own if own else float("inf")
 
     @property
     def meets(self) -> bool:
