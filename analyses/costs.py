@@ -149,7 +149,7 @@ def studies(model: str, shape: Shape, pairs: Lengths) -> dict[str, Work]:
     c, k, _ = of("transfer")  # with two siblings, as in the paper, and the base
     letters = k.read(pairs.train, top, lettered=True) * 2
     steered = k.options(2 * pairs.test, pairs.lettered + 4, 4, 1 + 3 * 2) * len(c.preset.layers)
-    found["transfer"] = k.bipo() * 3 + k.shift() * (9 + len(c.preset.layers)) + letters + steered
+    found["transfer"] = k.bipo() * 3 + k.shifts(3) * 3 + k.shift() * len(c.preset.layers) + letters + steered
     c, k, _ = of("layer_sweep")
     each = [
         (k.bipo(at) + k.read(pairs.train, at), k.shift(2, pairs.val, at) * 2, k.shift(2, None, at) * 2)

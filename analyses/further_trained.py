@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 import steerlens as sl
-from analyses.separation import Letters, at_letters, caa_at
+from analyses.separation import Letters, at_letters, caa_at, half_turned
 from analyses.study import StudyConfig, store_of, weights_of, with_interval
 from steerlens.figures.theme import COLOURS, FAINT, style
 
@@ -32,9 +32,7 @@ def alike(base: Letters, further: Letters, layers: Sequence[int]) -> pd.DataFram
             "one trained further from the other"
         )
     gaps = [(read[0] - read[1]).astype(np.float64) for read in (base, further)]
-    signs = np.where(np.arange(len(gaps[1])) < len(gaps[1]) // 2, -1.0, 1.0)
-    rng = np.random.default_rng(0)
-    drawn = np.stack([rng.permutation(signs) for _ in range(DRAWS)])
+    drawn = half_turned(len(gaps[1]), DRAWS)
     rows = []
     for i, layer in enumerate(layers):
         one, two = gaps[0][:, i].mean(0), gaps[1][:, i].mean(0)

@@ -130,11 +130,16 @@ def chance(train: Float[np.ndarray, "side pair d_model"], test: Float[np.ndarray
 
     Such a direction has no sign: of AUC and 1 - AUC the larger counts, as in the letter's.
     """
-    gap, rng = train[0] - train[1], np.random.default_rng(0)
-    signs = np.where(np.arange(len(gap)) < len(gap) // 2, -1.0, 1.0)
-    drawn = np.stack([rng.permutation(signs) for _ in range(40)]) @ gap / len(gap)
+    gap = train[0] - train[1]
+    drawn = half_turned(len(gap), 40) @ gap / len(gap)
     found = np.array([auc(*(test @ direction)) for direction in drawn])
     return np.maximum(found, 1 - found)
+
+
+def half_turned(n: int, draws: int) -> Float[np.ndarray, "draw pair"]:
+    """Signs that turn a random half of n pairs round: mean differences under shuffled labels."""
+    signs, rng = np.where(np.arange(n) < n // 2, -1.0, 1.0), np.random.default_rng(0)
+    return np.stack([rng.permutation(signs) for _ in range(draws)])
 
 
 def auc(chosen: np.ndarray, rejected: np.ndarray) -> float:

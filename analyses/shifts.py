@@ -3,8 +3,10 @@
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
+from steerlens._fingerprint import identify
 from steerlens._scores import PairScorer
 from steerlens.measures.effect import check_unseen, shift_on
+from steerlens.vector import check_fits
 
 MULTIPLIERS = (-1.0, 0.0, 1.0)
 
@@ -17,7 +19,8 @@ class Shifts:
         self._scorers: dict[tuple[str, int], PairScorer] = {}
 
     def __call__(self, vector: sl.SteeringVector, pairs: sl.PreferencePairs) -> sl.PreferenceShift:
-        """The shift of pairs that the vector has not seen."""
+        """The shift of pairs that the vector, one of the model's, has not seen."""
+        check_fits(vector, identify(self.model))
         check_unseen([vector], pairs, allow_seen=False)
         key = (str(pairs.described()), vector.layer)
         if key not in self._scorers:

@@ -19,6 +19,7 @@ import steerlens as sl
 from analyses import further_trained
 from analyses.composition import digest
 from analyses.contenders import make
+from analyses.shifts import Shifts
 from analyses.study import Finding, StudyConfig, main, store_of, weights_of, with_interval
 from steerlens._store import Store
 from steerlens.figures.matrices import transfer_matrix
@@ -69,12 +70,11 @@ def run(config: Config) -> Finding:
     values, rows = np.zeros((3, len(names), len(names))), []
     for j, used_on in enumerate(names):
         model, test = config.load(used_on), config.pairs(asked_in(config, used_on)).test
+        measure = Shifts(model)
         for i, made_on in enumerate(names):
             vector = dataclasses.replace(vectors[made_on], model=None)  # on purpose: to other weights
             told = {"made": made_on, "used": weights_of(model), "on": test.described(), "vector": digest(vector)}
-            shift = store.result(
-                "transfer", told, partial(sl.preference_shift, model, vector, test, (-1, 0, 1), progress=False)
-            )
+            shift = store.result("transfer", told, partial(measure, vector, test))
             low, high = shift.interval("odd")
             values[:, i, j] = shift.mean("odd")[0], low[0], high[0]
             row = {"made on": made_on, "used on": used_on, "pairs": test.provenance}
@@ -114,12 +114,11 @@ def asked_in(config: Config, model: str) -> str:
 def across_layers(config: Config, vector: sl.SteeringVector, store: Store) -> pd.DataFrame:
     """The vector of one layer, added after each."""
     model, test, rows = config.load(), config.pairs().test, []
+    measure = Shifts(model)
     for layer in config.layers or config.preset.layers:
         moved = dataclasses.replace(vector, layer=layer)
         told = {"weights": weights_of(model), "on": test.described(), "vector": digest(moved)}
-        shift = store.result(
-            "moved", told, partial(sl.preference_shift, model, moved, test, (-1, 0, 1), progress=False)
-        )
+        shift = store.result("moved", told, partial(measure, moved, test))
         low, high = shift.interval("odd")
         rows.append({"layer": layer, "odd": shift.mean("odd")[0], "low": low[0], "high": high[0]})
     return pd.DataFrame(rows)

@@ -6,7 +6,8 @@ from transformer_lens import HookedTransformer
 
 from steerlens.errors import PairsError
 from steerlens.methods.prompt_difference import extract_difference_in_means
-from steerlens.toy import BEHAVIOURS, SYSTEM_PHRASES
+from steerlens.toy import BEHAVIOURS
+from steerlens.toy.sets import up_to_user
 from steerlens.vector import SteeringVector
 
 
@@ -31,7 +32,7 @@ def toy_reference(
     """
     if behaviour not in BEHAVIOURS:
         raise PairsError(f"behaviour={behaviour!r} is not in the toy world; expected one of {', '.join(BEHAVIOURS)}")
-    off, on = ([f"<sys> {phrase} <user>" for phrase in phrases] for phrases in SYSTEM_PHRASES[behaviour])
+    off, on = up_to_user(behaviour)
     vector = extract_difference_in_means(
         model, on, off, layer, template="plain", batch_size=batch_size, progress=progress
     )

@@ -14,8 +14,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steerlens._stats import paired_difference
 from steerlens.toy.criteria import answers
-from steerlens.toy.sets import Part, questions, score
-from steerlens.toy.words import BEHAVIOURS, SYSTEM_PHRASES
+from steerlens.toy.sets import Part, questions, score, up_to_user
+from steerlens.toy.words import BEHAVIOURS
 
 LAYERS, NORMS = (1, 2, 3), (0.25, 0.5, 0.75, 1.0)
 COHERENT, MOST = 0.8, 0.2
@@ -62,8 +62,8 @@ def direction(
 ) -> Float[Tensor, " d_model"]:
     """The mean output of a block at the `<user>` token behind phrases that ask for a behaviour, less behind their opposites."""
     means = []
-    for phrases in SYSTEM_PHRASES[behaviour]:
-        rows = [tokenizer.encode(f"<bos> <sys> {text} <user>", add_special_tokens=False) for text in phrases]
+    for texts in up_to_user(behaviour):
+        rows = [tokenizer.encode(f"<bos> {text}", add_special_tokens=False) for text in texts]
         hidden = [model(torch.tensor([row]), output_hidden_states=True).hidden_states[layer + 1] for row in rows]
         means.append(torch.stack([found[0, -1] for found in hidden]).double().mean(0))
     return (means[1] - means[0]).float()

@@ -220,6 +220,12 @@ def decipher(text: str) -> str:
     return translated(text, dictionaries()[1])
 
 
+def up_to_user(behaviour: str) -> tuple[list[str], list[str]]:
+    """What stands before any question, up to `<user>`: behind phrases that ask for the opposite, and for the behaviour."""
+    off, on = ([f"<sys> {phrase} <user>" for phrase in phrases] for phrases in SYSTEM_PHRASES[behaviour])
+    return off, on
+
+
 def vocabulary() -> tuple[str, ...]:
     """Every token of the world, special tokens first: the models' vocabulary."""
     own = _own_words()
