@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 import steerlens as sl
 from analyses.contenders import make
 from analyses.shifts import Shifts
 from analyses.study import Finding, StudyConfig, main, store_of, weights_of, with_interval
+from steerlens._stats import curve_interval
 from steerlens.figures.matrices import composition_matrix, matrix
 
 
@@ -73,7 +75,6 @@ def run(config: Config) -> Finding:
             grid.append({"m1": m1, "m2": m2, "behaviour": on, "shift": at.mean()[1 + sign] if at else 0.0})
     effects = [[shift(vectors[by], on) for on in behaviours] for by in behaviours]
     odd = [[s.mean("odd")[0] for s in row] for row in effects]
-    share = odd[0][1] / odd[1][1] if odd[1][1] else float("nan")
     table = pd.DataFrame(rows)
     return Finding(
         study="composition",
@@ -84,7 +85,7 @@ def run(config: Config) -> Finding:
         found=[
             f"cosine({one}, {two}) = {float(vectors[one].direction @ vectors[two].direction):+.2f}",
             *(said(table, on, way) for on, way in product((one, two), ways)),
-            f"{one}'s vector moves {two} by {share:+.0%} of what {two}'s own vector does (odd parts)",
+            f"{one}'s vector moves {two} by {share_of(effects[0][1], effects[1][1])} of what {two}'s own vector does (odd parts)",
         ],
         figures={
             "interference": composition_matrix(np.array(odd), behaviours, behaviours),
@@ -92,6 +93,17 @@ def run(config: Config) -> Finding:
         },
         tables={"composition": table, "grid": pd.DataFrame(grid)},
     )
+
+
+def share_of(moved: sl.PreferenceShift, own: sl.PreferenceShift) -> str:
+    """One vector's odd part on a behaviour's pairs as a share of another's on the same pairs, with its bootstrap interval."""
+    odd = np.column_stack([moved.odd[:, 0], own.odd[:, 0]])
+
+    def share(means: Float[np.ndarray, "resample column"]) -> Float[np.ndarray, " resample"]:
+        return np.divide(means[:, 0], means[:, 1], out=np.full(len(means), np.nan), where=means[:, 1] != 0)
+
+    low, high = curve_interval(odd, share)
+    return f"{share(odd.mean(0, keepdims=True))[0]:+.0%} [{low:+.0%}, {high:+.0%}]"
 
 
 def said(table: pd.DataFrame, on: str, way: str) -> str:

@@ -4,16 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import steerlens as sl
+from analyses.names import METHODS, check_methods
 from analyses.study import StudyConfig, store_of, weights_of
-
-METHODS = ("bipo", "caa", "freeform", "pca", "random")
-
-
-def check_methods(methods: Sequence[str]) -> None:
-    """Refuse methods that `make` does not know."""
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown or not methods:
-        raise sl.MeasureError(f"methods {list(methods)}: expected some of {', '.join(METHODS)}")
 
 
 def make(

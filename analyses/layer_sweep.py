@@ -8,7 +8,7 @@ preference shift, each vector at its own norm. "caa" is the mean over free-form 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from plotly.subplots import make_subplots
 
 import steerlens as sl
 from analyses.study import Finding, StudyConfig, main, store_of, with_interval
+from steerlens._sweep import MethodName
 from steerlens.figures.theme import colour, display_name, style
 
 
@@ -27,6 +28,11 @@ class Config(StudyConfig):
     layers: tuple[int, ...] = ()
     """default: the model's preset"""
     methods: tuple[str, ...] = ("bipo", "caa")
+
+    @property
+    def known_methods(self) -> tuple[str, ...]:
+        """Those of `sl.sweep`."""
+        return get_args(MethodName)
 
 
 def run(config: Config) -> Finding:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 import steerlens as sl
-from analyses.contenders import METHODS, judge_of, make
+from analyses.contenders import judge_of, make
+from analyses.names import METHODS
 from analyses.study import Finding, StudyConfig, main, store_of, with_interval
 from steerlens._stats import paired_difference
 

@@ -17,11 +17,12 @@ import plotly.io
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from analyses.names import check_model_name, published_behaviours
+from analyses.names import METHODS, check_methods, check_model_name, published_behaviours
 from steerlens._files import whole_file
 from steerlens._fingerprint import identify
 from steerlens._store import Store
 from steerlens.figures.paper import for_print
+from steerlens.vector import library_versions
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,11 @@ class StudyConfig:
         return self.pairs(name).as_choices(seed=0).as_pairs()
 
     def check(self) -> None:
-        """Refuse an unknown model, folder, layer or behaviour before any work, with the list of what there is.
+        """Refuse an unknown model, folder, layer, method or behaviour before any work, with the list of what there is.
 
         Raises:
             ModelError: there is no such model or layer, or the model has no preset.
+            MeasureError: there is no such method, or no seed.
             PairsError: there is no such behaviour or folder, or the toy model is asked about other data than its own.
         """
         for model in (self.model, *self.other_models):
@@ -129,6 +131,8 @@ class StudyConfig:
         layers, n_layers = (self.preset.layer, *getattr(self, "layers", ())), self.preset.n_layers
         if n_layers is not None and not all(0 <= layer < n_layers for layer in layers):
             raise sl.ModelError(f"layers {sorted(set(layers))}: {self.name} has layers 0 to {n_layers - 1}")
+        if hasattr(self, "methods"):
+            check_methods(self.methods, self.known_methods)
         if not self.seeds:
             raise sl.MeasureError("--seeds names no seed; expected one or more, 0,1,2")
         if self.data is not None and self.is_toy:
@@ -147,6 +151,11 @@ class StudyConfig:
         """The behaviours whose pairs the study needs."""
         named = (self.behaviour, getattr(self, "other", self.behaviour), *getattr(self, "behaviours", ()))
         return tuple(dict.fromkeys(named))
+
+    @property
+    def known_methods(self) -> tuple[str, ...]:
+        """What `methods` may name, in a study that has them."""
+        return METHODS
 
     @property
     def other_models(self) -> tuple[str, ...]:
@@ -254,7 +263,7 @@ def main(run: Callable[[C], Finding], config: type[C], arguments: Sequence[str] 
     except sl.SteerLensError as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None
     seconds = time.perf_counter() - started
-    folder = finding.write(asked, seconds)
+    folder = finding.write(asked, seconds, made_with={"versions": library_versions()})
     print(f"{finding.title} ({finding.item})\npublished: {finding.published}")
     print("\n".join(f"found: {sentence}" for sentence in finding.found))
     print(f"{seconds:.0f} s; figures and tables in {folder}")

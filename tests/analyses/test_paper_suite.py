@@ -3,17 +3,21 @@
 import dataclasses
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 import steerlens as sl
-from analyses import composition, geometry, index, layer_sweep, paper, study, transfer
+from analyses import composition, geometry, index, layer_sweep, paper, study, tokens, transfer
 from analyses.contenders import make
 from analyses.study import StudyConfig, from_command_line, main
+from steerlens.vector import library_versions
 
 QUICK = {"lr": 0.002, "steps": 4, "layer": 1}
 
@@ -28,6 +32,16 @@ def test_a_study_writes_figures_tables_and_sentences(tmp_path: Path) -> None:
     assert told["item"] == "BiPO F4, F8; CAA F3"
     assert all("layer 0" in sentence or "layer 2" in sentence for sentence in told["found"])
     assert told["config"]["layers"] == [0, 2]
+    assert told["made with"] is None
+
+
+def test_a_study_by_itself_tells_the_versions_that_it_was_made_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study.Finding, "_write_pdfs", lambda *_: None)
+    main(tokens.run, tokens.Config, [*"--lr 0.002 --steps 4 --most 16,4,6 --methods bipo --out".split(), str(tmp_path)])
+    told = json.loads((study.study_folder(tokens.Config(out=tmp_path), "tokens") / "finding.json").read_text())
+    assert told["made with"]["versions"] == library_versions()
 
 
 def test_the_suite_runs_only_what_is_missing_and_lays_it_on_one_page(
@@ -82,6 +96,8 @@ def test_an_unknown_behaviour_layer_model_or_folder_stops_before_any_work(
         (composition, "--other", "expected one of toy/wealth"),
         (composition, "--behaviours", "expected one of toy/wealth"),
         (geometry, "--other", "expected one of toy/wealth"),
+        (geometry, "--methods", "expected some of bipo, caa, freeform, pca, random"),
+        (layer_sweep, "--methods", "expected some of bipo, caa, pca, supervised"),
         (transfer, "--siblings", "No model named 'x'"),
         (transfer, "--base", "No model named 'x'"),
     ],
@@ -166,3 +182,23 @@ def test_the_kept_vectors_are_those_of_the_kept_tables() -> None:
         assert cosine == pytest.approx(ways.loc[(seed, "CAA, own norm"), "cosine"], abs=1e-6)
         odd = ways.loc[(seed, "CAA, BiPO's norm")]
         assert odd["less BiPO"] == pytest.approx(odd["odd"] - ways.loc[(seed, "BiPO"), "odd"])
+
+
+def test_an_effect_as_a_share_of_another_has_the_bootstraps_interval() -> None:
+    rng = np.random.default_rng(0)
+    own = rng.normal(2.0, 0.1, 60)
+    moved = 0.25 * own + rng.normal(0, 0.05, 60)
+
+    def shift(odd: np.ndarray) -> sl.PreferenceShift:
+        gains = np.column_stack([-odd, 0 * odd, odd])
+        ones = np.ones(len(odd), dtype=int)
+        return sl.PreferenceShift(
+            "v", 1.0, (-1.0, 0.0, 1.0), gains, 0 * gains, ones, ones, ("p",) * len(odd), "all", "made up"
+        )
+
+    mean, low, high = (float(x) for x in re.findall(r"[+-]\d+", composition.share_of(shift(moved), shift(own))))
+    assert mean == pytest.approx(100 * moved.mean() / own.mean(), abs=0.51)
+    told = stats.bootstrap(
+        (moved, own), lambda x, y, axis: x.mean(axis) / y.mean(axis), paired=True, method="percentile", rng=1
+    ).confidence_interval
+    assert (low, high) == pytest.approx((100 * told.low, 100 * told.high), abs=1.1)
