@@ -163,12 +163,21 @@ def _token_log_probs(model: HookedTransformer, prompt: Sequence[int], response: 
 
 def pieces(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
     """Each token's part of the decoded text; its own name where it is only a part of a character."""
-    found, before = [], ""
+
+    def decoded(start: int, end: int) -> str:
+        return tokenizer.decode(list(ids[start:end]), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    found, before, start, last = list[str](), "", 0, 0
     for i, token in enumerate(ids):
-        text = tokenizer.decode(list(ids[: i + 1]), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = decoded(start, i + 1)
         whole = text.startswith(before) and len(text) > len(before) and not text.endswith("\N{REPLACEMENT CHARACTER}")
         found.append(text[len(before) :] if whole else str(tokenizer.convert_ids_to_tokens(int(token))))
         before = text
+        if (
+            whole
+        ):  # what follows is read behind this token, and not behind the whole text, which would take quadratic time
+            start, last = last, i + 1
+            before = decoded(start, last)
     return tuple(found)
 
 

@@ -1,6 +1,7 @@
 """sl.inspect: numbers against Hugging Face's own, and every mistake that it should catch, made on purpose."""
 
 import copy
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,16 @@ def test_pieces_of_a_text_join_to_it_and_parts_of_a_character_are_named() -> Non
     assert "\N{REPLACEMENT CHARACTER}" not in "".join(found)
     plain = tokenizer.encode(" The  truth\n", add_special_tokens=False)
     assert "".join(pieces(tokenizer, plain)) == " The  truth\n"
+
+
+def test_pieces_are_what_each_token_adds_to_the_whole_text() -> None:
+    tokenizer, rng = make_tokenizer("plain"), random.Random(0)
+    written = tokenizer.encode("H\u00e9llo  w\u00f6rld \U0001f600\n \u65e5\u672c isn't", add_special_tokens=False)
+    for ids in (written, *([rng.randrange(len(tokenizer)) for _ in range(60)] for _ in range(20))):
+        texts = ["", *(tokenizer.decode(ids[: i + 1], clean_up_tokenization_spaces=False) for i in range(len(ids)))]
+        for i, (before, text, piece) in enumerate(zip(texts[:-1], texts[1:], pieces(tokenizer, ids), strict=True)):
+            grows = text.startswith(before) and text != before and not text.endswith("\N{REPLACEMENT CHARACTER}")
+            assert piece == (text[len(before) :] if grows else tokenizer.convert_ids_to_tokens(ids[i]))
 
 
 def test_the_model_and_the_pairs_stay_as_they_were(tiny_chat_model: HookedTransformer) -> None:
