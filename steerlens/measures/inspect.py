@@ -173,9 +173,7 @@ def pieces(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
         whole = text.startswith(before) and len(text) > len(before) and not text.endswith("\N{REPLACEMENT CHARACTER}")
         found.append(text[len(before) :] if whole else str(tokenizer.convert_ids_to_tokens(int(token))))
         before = text
-        if (
-            whole
-        ):  # what follows is read behind this token, and not behind the whole text, which would take quadratic time
+        if whole:  # read on from behind this token: reading from the start again would take quadratic time
             start, last = last, i + 1
             before = decoded(start, last)
     return tuple(found)
