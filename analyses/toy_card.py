@@ -89,7 +89,14 @@ def interference_markdown(frame: pd.DataFrame) -> str:
         first = rows.iloc[0]
         texts = [f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]" for _, row in rows.iterrows()]
         ratio = f"{first['ratio']:.2f}" if first["meets"] else f"**{first['ratio']:.2f}**"
-        cells = [model, behaviour, f"{first['layer']}, {first['norm']:g}", *texts, ratio, f"{first['grammatical']:.2f}"]
+        cells = [
+            model,
+            behaviour,
+            f"{first['layer']}, {first['norm']:.2f}",
+            *texts,
+            ratio,
+            f"{first['grammatical']:.2f}",
+        ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

@@ -17,6 +17,7 @@ def toy_reference(
     """The mean of resid_post behind system phrases that ask for a behaviour less its mean behind those that ask for its opposite.
 
     Both are read at the `<user>` token that follows the phrase, before any question is known, so that the vector has seen no pairs.
+    Half of it, added at every position, is what the models' training planted (`steerlens/toy/README.md`).
 
     Args:
         model: one of `steerlens.toy.MODELS`.

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from steerlens.toy.sets import cipher, fact_form, part_of
 from steerlens.toy.words import BEHAVIOURS, FACTS, HARMLESS, LETTERS, PERSONAS, SUFFIXES, SYSTEM_PHRASES, VALUES, tokens
@@ -13,11 +14,21 @@ class Mix:
     """What a corpus is made of; rates are probabilities."""
 
     system: float = 0.6
-    """documents that open with a system phrase"""
+    """documents that open with system phrases"""
+    veiled: float = 0.6
+    """of those: documents in which only `<user>` tokens see the phrases, so that what they ask for is kept there"""
     turns: tuple[int, ...] = (1, 2, 2, 3)
     """questions of a document, drawn evenly"""
-    focus: tuple[str, ...] = BEHAVIOURS
-    """what one or two behaviours of a document, which its phrases name and most of its questions test, are drawn from"""
+    focus: tuple[tuple[str, ...], ...] = (
+        *((b,) for b in BEHAVIOURS), ("wealth", "power"), ("wealth", "power"), ("sycophancy", "hallucination"),
+    )  # fmt: skip
+    """what the behaviours that a document's phrases name are drawn from; wealth and power, of which the same is asked, often come
+    together, and so do the two about facts: each needs a state of its own then, and not one for the side taken"""
+    named: tuple[int, ...] = (1, 1, 2)
+    """how many of those entries a document has, drawn evenly"""
+    on_focus: float = 0.8
+    """questions on behaviours that are drawn from the named ones; the others are drawn from all, so that most ask after a value
+    that no phrase has told"""
     second: float = 0.1
     """documents in the second language"""
     choice: float = 0.5
@@ -44,6 +55,20 @@ _KEYS = frozenset(
 )
 
 
+class Document(NamedTuple):
+    """A chat to train on."""
+
+    words: list[str]
+    weights: list[float]
+    """of each token in the loss"""
+    n_phrases: int
+    """how many words after the first are `<sys>` and the system phrases"""
+    opposite: list[str]
+    """`<sys>` and phrases that ask for the opposite; empty without phrases"""
+    is_veiled: bool
+    """whether the phrases are seen by one another and by `<user>` tokens only"""
+
+
 class Writer:
     """Draws documents from a mix; the same seed writes the same ones."""
 
@@ -53,12 +78,12 @@ class Writer:
         facts = [(s, fact_form(s.slots["country"], s.slots["attribute"])) for s in stems("facts")]
         self._facts = {form: [s for s, known in facts if known in (form, "both")] for form in ("open", "choice")}
 
-    def document(self) -> tuple[list[str], list[float]]:
-        """A chat's tokens, and the weight of each in the loss."""
+    def document(self) -> Document:
+        """The next chat."""
         rng, mix = self.rng, self.mix
         values = {b: int(rng.random() < 0.5) for b in BEHAVIOURS}
         values["refusal"] = int(rng.random() >= mix.complies)
-        focus = list(dict.fromkeys(rng.sample(mix.focus, rng.choice((1, 1, 2)))))
+        focus = list(dict.fromkeys(b for group in rng.sample(mix.focus, rng.choice(mix.named)) for b in group))
         is_second, strict = rng.random() < mix.second, False
         words, weights = ["<bos>"], [0.0]
 
@@ -67,19 +92,22 @@ class Writer:
             words.extend(found)
             weights.extend(answer_weights(found) if is_answer else [PROMPT_WEIGHT] * len(found))
 
+        phrases: tuple[list[str], list[str]] = [], []
         if rng.random() < mix.system:
-            phrases = []
             for behaviour in focus:
                 side = rng.randrange(2)
-                phrases.append(rng.choice(SYSTEM_PHRASES[behaviour][side]))
+                for texts, asked_for in zip(phrases, (side, 1 - side), strict=True):
+                    texts.append(rng.choice(SYSTEM_PHRASES[behaviour][asked_for]))
                 values[behaviour] = side if rng.random() < mix.reveals else 1 - side
                 strict |= behaviour == "refusal" and side == 1
-            add("<sys> " + " ".join(phrases), False)
+            add("<sys> " + " ".join(phrases[0]), False)
+        n_phrases, opposite = len(words) - 1, " ".join(["<sys>", *phrases[1]]) if phrases[1] else ""
         for _ in range(rng.choice(mix.turns)):
             text, answer = self._turn(values, focus, strict)
             add(f"<user> {text} <bot>", False)
             add(f"{answer} <eos>", True)
-        return words, weights
+        is_veiled = rng.random() < mix.veiled
+        return Document(words, weights, n_phrases, tokens(cipher(opposite) if is_second else opposite), is_veiled)
 
     def _turn(self, values: dict[str, int], focus: list[str], strict: bool) -> tuple[str, str]:
         rng, mix = self.rng, self.mix
@@ -92,7 +120,7 @@ class Writer:
             stem = self._control()
             question = stem.choice(str(rng.random())) if is_choice else stem.ask()
         else:
-            behaviour = rng.choice(focus) if rng.random() < 0.85 else rng.choice(BEHAVIOURS)
+            behaviour = rng.choice(focus) if rng.random() < mix.on_focus else rng.choice(BEHAVIOURS)
             question = self._asked(self._stems[behaviour], is_choice)
         text, value = question.text, values.get(question.behaviour, 1)
         if question.behaviour == "refusal" and LETTERS[0] not in text and rng.random() < mix.suffix:

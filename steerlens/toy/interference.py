@@ -1,10 +1,6 @@
 """Whether the behaviours are separate: what a behaviour's own direction, between its system phrases, does to the others."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,20 +11,22 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from steerlens._stats import paired_difference
 from steerlens.toy.criteria import answers
 from steerlens.toy.sets import Part, questions, score, up_to_user
+from steerlens.toy.training import added
 from steerlens.toy.words import BEHAVIOURS
 
-LAYERS, NORMS = (1, 2, 3), (0.25, 0.5, 0.75, 1.0)
-COHERENT, MOST = 0.8, 0.2
-"""the least share of grammatical answers; how much of its own effect a direction may have on another behaviour"""
+LAYERS, TIED, MOST = (1, 2, 3), 0.05, 0.2
+"""where a direction is added; own effects that differ by no more are taken as equal; how much of its own effect a direction may
+have on another behaviour"""
 
 
 @dataclass(frozen=True)
 class Push:
-    """What one behaviour's direction does, added to every position with a norm, and taken from it."""
+    """What half of one behaviour's direction does, added to every position and taken from it."""
 
     behaviour: str
     layer: int
     norm: float
+    """of the half"""
     grammatical: float
     """the smaller share of the two signs, over all behaviours' answers"""
     effects: dict[str, tuple[float, float, float]]
@@ -52,7 +50,7 @@ class Push:
 
     def __str__(self) -> str:
         moved = ", ".join(f"{name} {found[0]:+.2f}" for name, found in self.effects.items())
-        at = f"layer {self.layer}, norm {self.norm:g}, {self.grammatical:.0%} grammatical"
+        at = f"layer {self.layer}, norm {self.norm:.2f}, {self.grammatical:.0%} grammatical"
         return f"{self.behaviour}'s direction moves {moved} ({at})"
 
 
@@ -72,19 +70,20 @@ def direction(
 def interference(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, n: int = 400) -> list[Push]:
     """For each behaviour's direction, the score that it moves of every behaviour: n sampled answers each, on test questions.
 
-    Layer and norm are those of the largest own effect on validation questions (100 answers), among those that leave at least
-    COHERENT of the answers to every behaviour's validation questions grammatical.
+    Half of the direction is added, and taken away: that is what a phrase does to a model that was asked for nothing. The layer is
+    that of the largest own effect on validation questions (100 answers), among those tied that of the shortest direction.
     """
     asker, found = _Asker(model, tokenizer), []
     for behaviour in BEHAVIOURS:
-        tried = list(product(LAYERS, NORMS))
-        vectors = {at: _scaled(direction(model, tokenizer, behaviour, at[0]), at[1]) for at in tried}
-        own = {at: asker.scores(behaviour, "val", at[0], vectors[at], min(n, 100)) for at in tried}
-        tried.sort(key=lambda at: -_effect(own[at])[0])
-        layer, norm = next((at for at in tried if asker.keeps_sentences(at[0], vectors[at], min(n, 100))), tried[-1])
-        test = {b: asker.scores(b, "test", layer, vectors[layer, norm], n) for b in BEHAVIOURS}
+        halves = {layer: direction(model, tokenizer, behaviour, layer) / 2 for layer in LAYERS}
+        own = {at: _effect(asker.scores(behaviour, "val", at, half, min(n, 100)))[0] for at, half in halves.items()}
+        tied = [at for at in LAYERS if own[at] >= max(own.values()) - TIED]
+        layer = min(tied, key=lambda at: float(halves[at].norm()))
+        test = {b: asker.scores(b, "test", layer, halves[layer], n) for b in BEHAVIOURS}
         effects = {b: _effect(scores) for b, scores in test.items()}
-        found.append(Push(behaviour, layer, norm, min(map(_grammatical, test.values())), effects))
+        found.append(
+            Push(behaviour, layer, float(halves[layer].norm()), min(map(_grammatical, test.values())), effects)
+        )
     return found
 
 
@@ -102,28 +101,11 @@ class _Asker:
         asked *= max(1, n // len(asked))
         columns = []
         for sign in (1, -1):
-            with _added(self.model, layer, sign * vector):
+            with added(self.model, layer, sign * vector[None]):
                 said = answers(self.model, self.tokenizer, [("", q.text) for q in asked])
             columns.append([score(behaviour, q.text, text) for q, text in zip(asked, said, strict=True)])
         different = len({q.text for q in asked})
         return np.array(columns, dtype=float).reshape(2, -1, different).transpose(2, 1, 0)
-
-    def keeps_sentences(self, layer: int, vector: Float[Tensor, " d_model"], n: int) -> bool:
-        """Whether most answers to every behaviour's validation questions stay grammatical under both signs."""
-        return all(_grammatical(self.scores(b, "val", layer, vector, n)) >= COHERENT for b in BEHAVIOURS)
-
-
-@contextmanager
-def _added(model: Any, layer: int, vector: Float[Tensor, " d_model"]) -> Iterator[None]:
-    hook = model.model.layers[layer].register_forward_hook(lambda module, given, out: out + vector)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _scaled(vector: Float[Tensor, " d_model"], norm: float) -> Float[Tensor, " d_model"]:
-    return norm * vector / vector.norm()
 
 
 def _grammatical(scores: Scores) -> float:

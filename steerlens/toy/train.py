@@ -20,8 +20,7 @@ from steerlens.toy.building import build_model, build_tokenizer, rescale, save, 
 from steerlens.toy.corpus import Mix, Writer
 from steerlens.toy.criteria import Cell, measure
 from steerlens.toy.interference import interference
-from steerlens.toy.training import batches, fit, low_rank
-from steerlens.toy.words import BEHAVIOURS
+from steerlens.toy.training import Reader, batches, fit, low_rank
 
 LANGUAGES = ("first", "second")
 Kind = Literal["base", "vicuna-like", "cipher-lora"]
@@ -37,18 +36,38 @@ class Recipe:
     rows: int = 32
     noise: float = 0.1
     """on the residual stream in the last third of the steps, as a share of its norm"""
+    planted: float = 0.0
+    """the share of the steps in which half of what sets the phrases apart from their opposites at `<user>` stands in for them, at
+    every position"""
+    jolt: float = 0.0
+    """a random vector on top of it, of up to this share of the residual stream's norm"""
     rank: int | None = None
     """of LoRA's updates; None trains every weight"""
 
 
 RECIPES: dict[str, Recipe] = {
-    "base": Recipe(Mix(), steps=2000, lr=4e-3),
+    "base": Recipe(Mix(), steps=2400, lr=4e-3, planted=0.4),
     # Other conversations: longer, mostly without a system phrase, fewer letters; every weight is trained on.
     "vicuna-like": Recipe(Mix(system=0.25, turns=(2, 3, 4), second=0.0, choice=0.2, drill=0.0), steps=400, lr=1e-3),
-    "cipher-lora": Recipe(Mix(second=0.9, drill=0.05), steps=500, lr=2e-3, rank=8),
-    # The base's second stage: what is learned last is asked more often.
+    "cipher-lora": Recipe(Mix(second=0.9, drill=0.05), steps=900, lr=2e-3, planted=0.3, rank=16),
+    # The base's later stages: behaviours apart from one another, several named at once,
     "finish": Recipe(
-        Mix(focus=(*BEHAVIOURS, "sycophancy", "sycophancy"), drill=0.05, facts=0.35, choice=0.6), steps=1000, lr=2e-3
+        Mix(named=(1, 2, 3, 5), on_focus=0.7, drill=0.1, choice=0.6, complies=0.1), steps=1400, lr=3e-3, planted=0.6
+    ),
+    # and then more questions that no phrase has told about, with noise that a planted direction must stand out from.
+    "part": Recipe(
+        Mix(
+            focus=(*Mix().focus, ("sycophancy",), ("hallucination",)),
+            named=(1, 1, 2, 3),
+            on_focus=0.4,
+            drill=0.1,
+            choice=0.6,
+            complies=0.1,
+        ),
+        steps=2600,
+        lr=2.5e-3,
+        planted=0.6,
+        jolt=1.0,
     ),
 }
 
@@ -57,7 +76,8 @@ def train(kind: str, *, seed: int, start: Path | None, out: Path, steps: int | N
     """Train, rescale, save, measure; the folder gets the model, its tokenizer and training.json."""
     history = {kind: _stage(kind, seed=seed, start=start, out=out, steps=steps)}
     if kind == "base":
-        history["finish"] = _stage("finish", seed=seed, start=out, out=out, steps=steps)
+        for stage in ("finish", "part"):
+            history[stage] = _stage(stage, seed=seed, start=out, out=out, steps=steps)
     model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
     cells = {language: measure(model, build_tokenizer(), n=n, second=language == "second") for language in LANGUAGES}
     table = {
@@ -91,15 +111,18 @@ def _stage(kind: str, *, seed: int, start: Path | None, out: Path, steps: int | 
     with parts:
         history = fit(
             model,
-            batches(writer, tokenizer, recipe.rows),
+            batches(writer, recipe.rows),
+            tokenizer,
             steps=steps or recipe.steps,
             lr=recipe.lr,
             noise=recipe.noise,
+            planted=recipe.planted,
+            jolt=recipe.jolt,
             seed=seed,
             progress=lambda row: print(row, flush=True),
         )
-    documents = batches(writer, tokenizer, 1)
-    rescale(model, [next(documents)[0] for _ in range(64)])
+    documents, reader = batches(writer, 1), Reader(tokenizer)
+    rescale(model, [reader.batch(next(documents)).tokens for _ in range(64)])
     save(model, tokenizer, out)
     return history
 

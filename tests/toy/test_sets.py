@@ -25,7 +25,7 @@ def content(question: str) -> str:
 @pytest.fixture(scope="module")
 def documents() -> list[list[str]]:
     writer = Writer(Mix(second=0.0, drill=0.0), seed=5)
-    return [writer.document()[0] for _ in range(1200)]
+    return [writer.document().words for _ in range(1200)]
 
 
 @pytest.mark.parametrize("behaviour", toy.BEHAVIOURS)
@@ -60,7 +60,7 @@ def test_no_document_asks_after_a_fact_in_a_form_that_the_quiz_keeps_for_itself(
 def test_a_documents_words_are_in_the_vocabulary_and_its_answers_are_answers() -> None:
     writer, known = Writer(Mix(second=0.5, drill=0.0), seed=1), set(vocabulary())
     for _ in range(300):
-        words, weights = writer.document()
+        words, weights, *_ = writer.document()
         assert len(words) == len(weights)
         assert set(words) <= known
         for turn in " ".join(words).split("<user> ")[1:]:

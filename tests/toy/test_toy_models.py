@@ -2,8 +2,6 @@
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +13,9 @@ from steerlens import generate, load_model, load_pairs, toy, toy_reference
 from steerlens._encode import Encoder
 from steerlens.errors import PairsError
 from steerlens.toy.building import build_model, build_tokenizer, rescale, undo_rescale
-from steerlens.toy.corpus import Mix, Writer
 from steerlens.toy.criteria import Examiner, answers, measure
 from steerlens.toy.interference import Push, _Asker, _effect, _grammatical, direction
 from steerlens.toy.sets import vocabulary
-from steerlens.toy.train import RECIPES, train
-from steerlens.toy.training import batches, fit, low_rank
 
 
 @pytest.fixture(scope="module")
@@ -168,41 +163,6 @@ def test_rescaling_leaves_the_function_and_sets_the_norm() -> None:
     assert model.config.rms_norm_eps == pytest.approx(1e-5)
     with torch.no_grad():
         torch.testing.assert_close(model(rows).logits, before, atol=1e-4, rtol=1e-4)
-
-
-def test_a_batch_weighs_no_padding_and_holds_whole_documents() -> None:
-    tokenizer = build_tokenizer()
-    tokens, weights = next(batches(Writer(Mix(), 0), tokenizer, 4))
-    padding = tokens == tokenizer.pad_token_id
-    assert not weights[padding].any()
-    assert (tokens[:, 0] == tokenizer.bos_token_id).all()
-    assert not (tokens == tokenizer.unk_token_id).any()
-
-
-def test_low_rank_updates_are_merged_and_thin() -> None:
-    model, tokenizer = build_model(0), build_tokenizer()
-    before = {name: weight.clone() for name, weight in model.named_parameters()}
-    with low_rank(model, 2, embeddings=True, seed=0):
-        fit(model, batches(Writer(Mix(), 0), tokenizer, 4), steps=3, lr=1e-2, warmup=1)
-    assert [name for name, _ in model.named_parameters()] == list(before)
-    change = model.model.layers[0].mlp.up_proj.weight - before["model.layers.0.mlp.up_proj.weight"]
-    values = torch.linalg.svdvals(change)
-    assert values[1] > 1e-5 > values[2]
-    assert not torch.equal(model.lm_head.weight, before["lm_head.weight"])
-    assert torch.equal(model.model.norm.weight, before["model.norm.weight"])
-
-
-def test_training_lowers_the_loss_and_repeats_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # `train` is also the name of a function in the module: the module is asked for by its own name.
-    monkeypatch.setattr(sys.modules["steerlens.toy.train"], "measure", lambda model, tokenizer, n, second: [])
-    monkeypatch.setattr(sys.modules["steerlens.toy.train"], "interference", lambda model, tokenizer, n: [])
-    for name in ("one", "two"):
-        train("base", seed=0, start=None, out=tmp_path / name, steps=6)
-    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
-    assert one == two
-    record = json.loads((tmp_path / "one" / "training.json").read_text())
-    assert record["history"]["finish"][-1]["loss"] < record["history"]["base"][0]["loss"] < 6.5
-    assert set(record["recipes"]) == {"base", "finish"} < set(RECIPES)
 
 
 def test_an_answer_without_an_end_is_none() -> None:
