@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -107,6 +107,13 @@ METHODS: dict[str, Maker] = {
     "random": _random,
     "shuffled": _shuffled,
 }
+CONTROLS = ("random", "shuffled")
+"""also shown at the layer, positions and norm that validation chose for BiPO: their own choice is that of the luckiest candidate"""
+
+
+def as_bipo(control: str) -> str:
+    """What a control at BiPO's place is called."""
+    return f"{control}, as BiPO"
 
 
 def methods() -> dict[str, Maker]:
@@ -159,7 +166,10 @@ def effect(found: pd.DataFrame, norm: float = 1.0) -> dict[str, float]:
 
 
 def choose(model: HookedTransformer, behaviour: str, config: Config) -> list[Chosen]:
-    """Each method's candidate with the widest coherent range at one strength; among those tied, the least strength."""
+    """Each method's candidate with the widest coherent range at one strength; among those tied, the least strength.
+
+    The controls come a second time, as BiPO was chosen.
+    """
     asked, multipliers = sl.toy.questions(behaviour, "val", config.val), signed(config.norms)
     made = [(method, vector) for method, make in methods().items() for vector in make(model, behaviour, config)]
     found: dict[str, list[tuple[float, float, Chosen]]] = {}
@@ -175,7 +185,13 @@ def choose(model: HookedTransformer, behaviour: str, config: Config) -> list[Cho
     for tried in found.values():
         widest = max(one.val_range for *_, one in tried)
         chosen.append(min((t for t in tried if t[2].val_range >= widest - TIED), key=lambda t: t[:2])[2])
-    return chosen
+    place = next(_place(one) for one in chosen if one.method == "BiPO")
+    alike = [next(one for *_, one in found[control] if _place(one) == place) for control in CONTROLS]
+    return chosen + [replace(one, method=as_bipo(one.method)) for one in alike]
+
+
+def _place(one: Chosen) -> tuple[int, Positions, float]:
+    return one.vector.layer, one.positions, round(one.vector.norm, 4)
 
 
 def signed(norms: Sequence[float]) -> list[float]:

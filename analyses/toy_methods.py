@@ -5,7 +5,8 @@
 
 Answers are sampled: without steering a persona stands at one half, where a push of any size turns all greedy answers. Each
 method gets its layer, positions and strength (a trained one also its learning rate) by the widest coherent range on validation
-questions; then every table is made once, on test questions. Methods that the package gains later come in by themselves.
+questions; then every table is made once, on test questions. Random and shuffled vectors come a second time, at the place and
+strength chosen for BiPO. Methods that the package gains later come in by themselves.
 """
 
 import argparse
@@ -23,7 +24,19 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from analyses.toy_choice import Chosen, Config, Positions, choose, coherent_range, effect, methods, scores, signed
+from analyses.toy_choice import (
+    CONTROLS,
+    Chosen,
+    Config,
+    Positions,
+    as_bipo,
+    choose,
+    coherent_range,
+    effect,
+    methods,
+    scores,
+    signed,
+)
 from steerlens.toy import Question
 from steerlens.toy.words import tokens
 
@@ -176,7 +189,9 @@ def run(config: Config) -> dict[str, pd.DataFrame]:
 def by_method(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of one behaviour (and model) together, methods in their own order."""
     first = [column for column in ("model", "behaviour", "vector", "sum") if column in frame]
-    order = {name: i for i, name in enumerate((*sl.toy.MODELS, *sl.toy.BEHAVIOURS, *methods()))}
+    order = {
+        name: i for i, name in enumerate((*sl.toy.MODELS, *sl.toy.BEHAVIOURS, *methods(), *map(as_bipo, CONTROLS)))
+    }
     return frame.sort_values(
         [*first, "method"], key=lambda column: column.map(lambda name: order.get(name, len(order))), kind="stable"
     )

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 
 from analyses import toy_card, toy_choice, toy_methods
-from steerlens import toy
+from steerlens import load_model, toy
 
 
 def test_the_range_goes_from_the_lowest_negative_to_the_highest_positive_strength_that_is_coherent() -> None:
@@ -38,13 +38,35 @@ def test_the_table_has_every_method_that_takes_pairs_and_a_layer() -> None:
     assert "caa" not in toy_choice.methods()
 
 
+def test_controls_are_also_shown_at_the_place_and_strength_chosen_for_bipo() -> None:
+    config = toy_choice.Config(layers=(1, 2), positions=("all",), norms=(0.5, 1.0), lrs=(2e-3,), steps=2, val=8)
+    found = {one.method: one for one in toy_choice.choose(load_model("toy", device="cpu"), "wealth", config)}
+    assert set(found) == {*toy_choice.methods(), "random, as BiPO", "shuffled, as BiPO"}
+    bipo = found["BiPO"].vector
+    for control in toy_choice.CONTROLS:
+        vector = found[f"{control}, as BiPO"].vector
+        assert (vector.layer, vector.norm) == (bipo.layer, pytest.approx(bipo.norm))
+        assert abs(float(vector.direction @ bipo.direction)) < 0.7
+    assert {round(one.vector.norm, 4) for one in found.values()} <= set(config.norms)
+
+
 def test_rows_come_by_behaviour_and_then_by_method() -> None:
-    rows = [("power", "random"), ("wealth", "random"), ("power", "BiPO"), ("wealth", "CAA, mean"), ("wealth", "BiPO")]
+    rows = [
+        ("power", "random"),
+        ("wealth", "shuffled, as BiPO"),
+        ("wealth", "random, as BiPO"),
+        ("wealth", "random"),
+        ("power", "BiPO"),
+        ("wealth", "CAA, mean"),
+        ("wealth", "BiPO"),
+    ]
     found = toy_methods.by_method(pd.DataFrame(rows, columns=["behaviour", "method"]))
     expected = [
         ("wealth", "BiPO"),
         ("wealth", "CAA, mean"),
         ("wealth", "random"),
+        ("wealth", "random, as BiPO"),
+        ("wealth", "shuffled, as BiPO"),
         ("power", "BiPO"),
         ("power", "random"),
     ]
