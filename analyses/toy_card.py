@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 from plotly.subplots import make_subplots
 
 import steerlens as sl
@@ -101,6 +102,29 @@ def interference_markdown(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def languages_markdown(names: Sequence[str], layer: int = 1) -> str:
+    """A row per model: the cosine of each behaviour's known direction in the first language and in the second."""
+    lines = [f"| cosine, layer {layer} | " + " | ".join(sl.toy.BEHAVIOURS) + " |"]
+    lines.append("|---" * (1 + len(sl.toy.BEHAVIOURS)) + "|")
+    for name in names:
+        model = sl.load_model(name, device="cpu")
+        cells = []
+        for behaviour in sl.toy.BEHAVIOURS:
+            first, second = (
+                sl.toy_reference(model, behaviour, layer, second=which, progress=False) for which in (False, True)
+            )
+            cells.append(f"{torch.dot(first.direction, second.direction):+.2f}")
+        lines.append(" | ".join([f"| {name}", *cells]) + " |")
+    return "\n".join(lines)
+
+
+def tables(found: dict[str, dict[str, Any]], criteria: pd.DataFrame) -> str:
+    """The card's tables, as its README shows them."""
+    return "\n\n".join(
+        [markdown(criteria), interference_markdown(interference_frame(found)), languages_markdown(tuple(found))]
+    )
+
+
 def figure(found: dict[str, dict[str, Any]]) -> go.Figure:
     """Training loss over tokens, and every criterion's rate with its interval beside the bounds that were asked for."""
     made = make_subplots(1, 2, column_widths=[0.4, 0.6], horizontal_spacing=0.25)
@@ -145,8 +169,7 @@ def run(config: Config) -> pd.DataFrame:
     found = records(config.names)
     frame = criteria_frame(found)
     config.out.mkdir(parents=True, exist_ok=True)
-    tables = [markdown(frame), interference_markdown(interference_frame(found))]
-    (config.out / "toy_card.md").write_text("\n\n".join(tables) + "\n")
+    (config.out / "toy_card.md").write_text(tables(found, frame) + "\n")
     figure(found).write_html(config.out / "toy_card.html", include_plotlyjs=True)
     return frame
 
@@ -156,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analyses.toy_card", description=str(__doc__).split("\n")[0])
     parser.add_argument("--out", type=Path, default=Config.out, help="folder (default: %(default)s)")
     config = Config(out=parser.parse_args(arguments).out)
-    print(markdown(shown(run(config))), interference_markdown(interference_frame(records(config.names))), sep="\n\n")
+    print(tables(records(config.names), shown(run(config))))
 
 
 if __name__ == "__main__":

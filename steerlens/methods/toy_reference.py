@@ -12,7 +12,13 @@ from steerlens.vector import SteeringVector
 
 
 def toy_reference(
-    model: HookedTransformer, behaviour: str, layer: int, *, batch_size: int = 64, progress: bool = True
+    model: HookedTransformer,
+    behaviour: str,
+    layer: int,
+    *,
+    second: bool = False,
+    batch_size: int = 64,
+    progress: bool = True,
 ) -> SteeringVector:
     """The mean of resid_post behind system phrases that ask for a behaviour less its mean behind those that ask for its opposite.
 
@@ -23,6 +29,8 @@ def toy_reference(
         model: one of `steerlens.toy.MODELS`.
         behaviour: one of `steerlens.toy.BEHAVIOURS`.
         layer: the 0-based block.
+        second: read it behind the phrases in the world's second language. Nothing in training ties the two languages' signs
+            together (`steerlens/toy/README.md` has their cosines).
         batch_size: phrases at once; the vector does not depend on it (up to rounding).
 
     Returns:
@@ -33,8 +41,9 @@ def toy_reference(
     """
     if behaviour not in BEHAVIOURS:
         raise PairsError(f"behaviour={behaviour!r} is not in the toy world; expected one of {', '.join(BEHAVIOURS)}")
-    off, on = up_to_user(behaviour)
+    off, on = up_to_user(behaviour, second)
     vector = extract_difference_in_means(
         model, on, off, layer, template="plain", batch_size=batch_size, progress=progress
     )
-    return replace(vector, method="toy reference", data=f"the toy world's system phrases for {behaviour}")
+    language = " in its second language" if second else ""
+    return replace(vector, method="toy reference", data=f"the toy world's system phrases for {behaviour}{language}")

@@ -220,9 +220,10 @@ def decipher(text: str) -> str:
     return translated(text, dictionaries()[1])
 
 
-def up_to_user(behaviour: str) -> tuple[list[str], list[str]]:
+def up_to_user(behaviour: str, second: bool = False) -> tuple[list[str], list[str]]:
     """What stands before any question, up to `<user>`: behind phrases that ask for the opposite, and for the behaviour."""
-    off, on = ([f"<sys> {phrase} <user>" for phrase in phrases] for phrases in SYSTEM_PHRASES[behaviour])
+    texts = ([f"<sys> {phrase} <user>" for phrase in phrases] for phrases in SYSTEM_PHRASES[behaviour])
+    off, on = ([cipher(text) if second else text for text in side] for side in texts)
     return off, on
 
 

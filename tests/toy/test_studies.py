@@ -83,7 +83,7 @@ def test_questions_of_one_length_are_asked_together() -> None:
 
 def test_the_card_has_a_row_for_every_criterion_and_bold_where_it_is_missed(tmp_path: Path) -> None:
     frame = toy_card.run(toy_card.Config(out=tmp_path))
-    criteria, interference = (tmp_path / "toy_card.md").read_text().split("\n\n")
+    criteria, interference, languages = (tmp_path / "toy_card.md").read_text().split("\n\n")
     assert len(criteria.splitlines()) == 2 + frame["what"].nunique()
     assert criteria.count("**") == 2 * (~frame["meets"]).sum()
     assert set(frame["model"]) == set(toy.MODELS)
@@ -91,6 +91,7 @@ def test_the_card_has_a_row_for_every_criterion_and_bold_where_it_is_missed(tmp_
     pushes = moved.groupby(["model", "behaviour"])
     assert len(interference.splitlines()) == 2 + len(pushes) == 2 + len(toy.MODELS) * len(toy.BEHAVIOURS)
     assert interference.count("**") == 2 * (~pushes["meets"].first()).sum()
+    assert len(languages.splitlines()) == 2 + len(toy.MODELS)
     assert isinstance(toy_card.figure(toy_card.records(("toy",))), go.Figure)
 
 
@@ -108,7 +109,5 @@ def test_the_package_card_shows_the_measured_tables() -> None:
     """README.md beside the models is written by hand around the tables that the study prints."""
     card = (Path(toy.__file__).parent / "README.md").read_text()
     found = toy_card.records(tuple(toy.MODELS))
-    criteria = toy_card.markdown(toy_card.shown(toy_card.criteria_frame(found)))
-    interference = toy_card.interference_markdown(toy_card.interference_frame(found))
-    for line in [*criteria.splitlines(), *interference.splitlines()]:
+    for line in toy_card.tables(found, toy_card.shown(toy_card.criteria_frame(found))).splitlines():
         assert line in card

@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformer_lens import HookedTransformer
 
-from steerlens import generate, load_model, load_pairs, toy, toy_reference
+from steerlens import extract_difference_in_means, generate, load_model, load_pairs, toy, toy_reference
 from steerlens._encode import Encoder
 from steerlens.errors import PairsError
 from steerlens.toy.building import build_model, build_tokenizer, rescale, undo_rescale
@@ -117,6 +117,15 @@ def test_the_reference_is_the_difference_of_hugging_faces_hidden_states_at_the_u
     torch.testing.assert_close(vector.tensor, (means[1] - means[0]).float(), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(vector.tensor, direction(theirs, tokenizer, "power", layer), rtol=1e-3, atol=1e-4)
     assert (vector.method, vector.layer, vector.seen) == ("toy reference", layer, frozenset())
+
+
+def test_a_reference_in_the_second_language_is_read_behind_the_ciphered_phrases(model: HookedTransformer) -> None:
+    off, on = ([toy.cipher(f"<sys> {text} <user>") for text in side] for side in toy.SYSTEM_PHRASES["power"])
+    expected = extract_difference_in_means(model, on, off, 1, template="plain", progress=False)
+    found = toy_reference(model, "power", 1, second=True, progress=False)
+    assert torch.equal(found.tensor, expected.tensor)
+    assert found.data == "the toy world's system phrases for power in its second language"
+    assert found.direction @ toy_reference(model, "power", 1, progress=False).direction < -0.9  # told in the card
 
 
 def test_a_reference_is_one_of_the_worlds_behaviours(model: HookedTransformer) -> None:
