@@ -28,6 +28,8 @@ class Config:
     """What is tried on validation questions and measured on test questions."""
 
     model: str = "toy"
+    elsewhere: tuple[str, ...] = tuple(name for name in sl.toy.MODELS if name != "toy")
+    """the models that the vectors are taken to"""
     behaviours: tuple[str, ...] = sl.toy.BEHAVIOURS
     layers: tuple[int, ...] = (1, 2, 3)
     positions: tuple[Positions, ...] = ("all", "response")

@@ -2,6 +2,8 @@
 
     python -m analyses.toy_methods                 # writes toy_methods.json and .md; see README.md for how long it takes
     python -m analyses.toy_methods --behaviours wealth --layers 2
+    python -m analyses.toy_methods --model toy/seed-1 --elsewhere toy --out analyses/results/toy_methods_seed_1
+    python -m analyses.toy_methods --show out analyses/results/toy_methods_seed_1     # the effects of several runs side by side
 
 Answers are sampled: without steering a persona stands at one half, where a push of any size turns all greedy answers. Each
 method gets its layer, positions and strength (a trained one also its learning rate) by the widest coherent range on validation
@@ -10,10 +12,9 @@ strength chosen for BiPO. Methods that the package gains later come in by themse
 """
 
 import argparse
-import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import combinations, groupby, product
 from pathlib import Path
@@ -24,24 +25,10 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from analyses.toy_choice import (
-    CONTROLS,
-    Chosen,
-    Config,
-    Positions,
-    as_bipo,
-    choose,
-    coherent_range,
-    effect,
-    methods,
-    scores,
-    signed,
-)
+from analyses.toy_choice import Chosen, Config, Positions, choose, coherent_range, effect, scores, signed
+from analyses.toy_tables import by_method, show, write
 from steerlens.toy import Question
 from steerlens.toy.words import tokens
-
-SIBLINGS = tuple(name for name in sl.toy.MODELS if name != "toy")
-
 
 # -- tables -----------------------------------------------------------------------------------------------------------
 
@@ -172,7 +159,7 @@ def run(config: Config) -> dict[str, pd.DataFrame]:
         alone, pushes = report(config, found)
         tables["methods"] += alone
         tables["interference"] += pushes
-        for name in SIBLINGS:
+        for name in config.elsewhere:
             tables["transfer"] += transfer(config, found, name)
         tell(f"{behaviour}: reported")
     tables["attacks"] = attacks(config, chosen["refusal"]) if "refusal" in chosen else []
@@ -186,51 +173,25 @@ def run(config: Config) -> dict[str, pd.DataFrame]:
     return frames
 
 
-def by_method(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one behaviour (and model) together, methods in their own order."""
-    first = [column for column in ("model", "behaviour", "vector", "sum") if column in frame]
-    order = {
-        name: i for i, name in enumerate((*sl.toy.MODELS, *sl.toy.BEHAVIOURS, *methods(), *map(as_bipo, CONTROLS)))
-    }
-    return frame.sort_values(
-        [*first, "method"], key=lambda column: column.map(lambda name: order.get(name, len(order))), kind="stable"
-    )
-
-
-def write(config: Config, frames: Mapping[str, pd.DataFrame], seconds: float) -> None:
-    """toy_methods.json and toy_methods.md."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    settings = {name: value for name, value in asdict(config).items() if name != "out"}
-    record = {"config": settings, "seconds": seconds, **{n: f.to_dict("records") for n, f in frames.items()}}
-    (config.out / "toy_methods.json").write_text(json.dumps(record, indent=1, default=str) + "\n")
-    text = "\n\n".join(f"## {name}\n\n{markdown(frame)}" for name, frame in frames.items())
-    (config.out / "toy_methods.md").write_text(f"{text}\n\n{seconds:.0f} s\n")
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A table in Markdown, numbers to two digits."""
-
-    def text(value: object) -> str:
-        small = isinstance(value, float) and 0 < abs(value) < 0.005
-        return f"{value:.0e}" if small else f"{value:.2f}" if isinstance(value, float) else str(value)
-
-    shown = frame.map(text)
-    lines = [shown.columns, ["---"] * len(shown.columns), *shown.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(prog="python -m analyses.toy_methods", description=str(__doc__).split("\n")[0])
-    parser.add_argument("--model", default=Config.model, help="default: %(default)s")
+    parser.add_argument(
+        "--model", default=Config.model, help="or a folder that steerlens.toy.train wrote (default: toy)"
+    )
+    parser.add_argument("--elsewhere", nargs="*", default=Config.elsewhere, help="models that the vectors are taken to")
     parser.add_argument("--behaviours", nargs="+", choices=sl.toy.BEHAVIOURS, default=Config.behaviours)
     parser.add_argument("--layers", type=int, nargs="+", default=Config.layers)
     parser.add_argument("--lrs", type=float, nargs="+", default=Config.lrs, help="of BiPO; supervised: the last")
     parser.add_argument("--steps", type=int, default=Config.steps, help="of BiPO (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Config.out, help="folder (default: %(default)s)")
+    parser.add_argument("--show", type=Path, nargs="+", metavar="FOLDER", help="only print the effects that these hold")
     given: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in vars(parser.parse_args(arguments)).items()
     }
+    if folders := given.pop("show"):
+        print(show(folders))
+        return
     try:
         run(Config(**given))
     except sl.SteerLensError as error:

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from analyses import toy_card, toy_choice, toy_methods
+from analyses import toy_card, toy_choice, toy_methods, toy_tables
 from steerlens import load_model, toy
 
 
@@ -60,7 +60,7 @@ def test_rows_come_by_behaviour_and_then_by_method() -> None:
         ("wealth", "CAA, mean"),
         ("wealth", "BiPO"),
     ]
-    found = toy_methods.by_method(pd.DataFrame(rows, columns=["behaviour", "method"]))
+    found = toy_tables.by_method(pd.DataFrame(rows, columns=["behaviour", "method"]))
     expected = [
         ("wealth", "BiPO"),
         ("wealth", "CAA, mean"),
@@ -71,7 +71,25 @@ def test_rows_come_by_behaviour_and_then_by_method() -> None:
         ("power", "random"),
     ]
     assert list(found.itertuples(index=False, name=None)) == expected
-    assert toy_methods.markdown(pd.DataFrame({"lr": [5e-4], "score": [-0.5]})).endswith("| 5e-04 | -0.50 |")
+    assert toy_tables.markdown(pd.DataFrame({"lr": [5e-4], "score": [-0.5]})).endswith("| 5e-04 | -0.50 |")
+
+
+def test_effects_are_a_row_for_each_method_and_those_of_several_runs_stand_side_by_side() -> None:
+    columns = ["behaviour", "method", "effect", "low", "high"]
+    rows = [
+        ("wealth", "BiPO", 0.5, 0.25, 0.75),
+        ("wealth", "random", math.nan, math.nan, math.nan),
+        ("power", "BiPO", -1, -1, 0),
+    ]
+    run = pd.DataFrame([*rows, ("power", "random", 0, -0.1, 0.1)], columns=columns)
+    other = run.assign(effect=-run["effect"])[::-1]
+    assert toy_tables.markdown(toy_tables.effects([run])).splitlines()[2:] == [
+        "| BiPO | 0.50 [0.25, 0.75] | -1.00 [-1.00, 0.00] |",
+        "| random | none | 0.00 [-0.10, 0.10] |",
+    ]
+    assert (
+        toy_tables.markdown(toy_tables.effects([run, other])).splitlines()[2] == "| BiPO | 0.50, -0.50 | -1.00, 1.00 |"
+    )
 
 
 def test_questions_of_one_length_are_asked_together() -> None:
