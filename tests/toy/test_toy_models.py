@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformer_lens import HookedTransformer
 
-from steerlens import extract_difference_in_means, generate, load_model, load_pairs, toy, toy_reference
+from steerlens import extract_difference_in_means, generate, load_model, load_pairs, toy, toy_reference, train_bipo
 from steerlens._encode import Encoder
 from steerlens.errors import PairsError
 from steerlens.toy.building import build_model, build_tokenizer, rescale, undo_rescale
@@ -131,6 +131,16 @@ def test_a_reference_in_the_second_language_is_read_behind_the_ciphered_phrases(
 def test_a_reference_is_one_of_the_worlds_behaviours(model: HookedTransformer) -> None:
     with pytest.raises(PairsError, match="expected one of wealth"):
         toy_reference(model, "greed", 2)
+
+
+@pytest.mark.parametrize("behaviour", ["wealth", "refusal"])
+def test_bipo_finds_the_direction_that_was_planted(model: HookedTransformer, behaviour: str) -> None:
+    planted = toy_reference(model, behaviour, 1, progress=False).direction
+    pairs = load_pairs(f"toy/{behaviour}").train
+    options = {"layer": 1, "lr": 2e-3, "max_steps": 60, "progress": False}
+    found, shuffled = (train_bipo(model, some, **options) for some in (pairs, pairs.shuffle_labels(seed=0)))
+    assert found.direction @ planted > 0.6
+    assert abs(shuffled.tensor @ planted) < found.tensor @ planted / 5
 
 
 def test_an_effect_is_the_mean_difference_of_questions_that_were_answered_at_both_signs() -> None:
