@@ -3,7 +3,7 @@
     python -m analyses.toy_methods                 # writes toy_methods.json and .md; see README.md for how long it takes
     python -m analyses.toy_methods --behaviours wealth --layers 2
     python -m analyses.toy_methods --model toy/seed-1 --elsewhere toy --out analyses/results/toy_methods_seed_1
-    python -m analyses.toy_methods --show out analyses/results/toy_methods_seed_1     # the effects of several runs side by side
+    python -m analyses.toy_methods --show analyses/results analyses/results/toy_methods_seed_1  # several runs side by side
 
 Answers are sampled: without steering a persona stands at one half, where a push of any size turns all greedy answers. Each
 method gets its layer, positions and strength (a trained one also its learning rate) by the widest coherent range on validation
@@ -26,7 +26,8 @@ from transformer_lens import HookedTransformer
 
 import steerlens as sl
 from analyses.toy_choice import Chosen, Config, Positions, choose, coherent_range, effect, scores, signed
-from analyses.toy_tables import by_method, show, write
+from analyses.toy_tables import by_method, cosines, effects, figure, markdown, read, write
+from steerlens.figures.images import write_image
 from steerlens.toy import Question
 from steerlens.toy.words import tokens
 
@@ -185,12 +186,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--lrs", type=float, nargs="+", default=Config.lrs, help="of BiPO; supervised: the last")
     parser.add_argument("--steps", type=int, default=Config.steps, help="of BiPO (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Config.out, help="folder (default: %(default)s)")
-    parser.add_argument("--show", type=Path, nargs="+", metavar="FOLDER", help="only print the effects that these hold")
+    parser.add_argument("--show", type=Path, nargs="+", metavar="FOLDER", help="only print and draw what these hold")
     given: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in vars(parser.parse_args(arguments)).items()
     }
     if folders := given.pop("show"):
-        print(show(folders))
+        runs = read(folders)
+        print(markdown(effects(runs)), markdown(cosines(runs)), sep="\n\n")
+        given["out"].mkdir(parents=True, exist_ok=True)
+        write_image(figure(runs), given["out"] / "toy_methods.png")
         return
     try:
         run(Config(**given))

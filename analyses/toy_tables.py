@@ -1,15 +1,21 @@
-"""What `toy_methods` measured, as tables for people: toy_methods.md, and the effects of several runs side by side."""
+"""What `toy_methods` measured, for people: toy_methods.md, the effects of several runs side by side, and their figure."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 import steerlens as sl
 from analyses.toy_choice import CONTROLS, Config, as_bipo, methods
+from steerlens.figures.theme import COLOURS, style
+
+COSINE = "cosine with the system phrase's"
 
 
 def by_method(frame: pd.DataFrame) -> pd.DataFrame:
@@ -44,7 +50,7 @@ def effects(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def cosines(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Each method's cosine with the known direction at its layer."""
-    return _side_by_side(runs, "cosine with the system phrase's")
+    return _side_by_side(runs, COSINE)
 
 
 def _interval(row: Mapping[str, Any]) -> str:
@@ -63,12 +69,6 @@ def _by_behaviour(frame: pd.DataFrame, column: str, title: str) -> pd.DataFrame:
     return ordered.rename_axis(title).reset_index()
 
 
-def show(folders: Sequence[Path]) -> str:
-    """The effects and cosines of several runs, in the order of their folders."""
-    runs = [pd.DataFrame(json.loads((folder / "toy_methods.json").read_text())["methods"]) for folder in folders]
-    return f"{markdown(effects(runs))}\n\n{markdown(cosines(runs))}"
-
-
 def markdown(frame: pd.DataFrame) -> str:
     """A table in Markdown, numbers to two digits."""
 
@@ -79,3 +79,49 @@ def markdown(frame: pd.DataFrame) -> str:
     shown = frame.map(text)
     lines = [shown.columns, ["---"] * len(shown.columns), *shown.itertuples(index=False)]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def read(folders: Sequence[Path]) -> list[pd.DataFrame]:
+    """The methods' rows of runs that wrote to those folders."""
+    return [pd.DataFrame(json.loads((folder / "toy_methods.json").read_text())["methods"]) for folder in folders]
+
+
+def figure(runs: Sequence[pd.DataFrame]) -> go.Figure:
+    """A panel for each behaviour: every method's effect, with its interval, beside its cosine with the known direction.
+
+    Runs after the first are drawn smaller.
+    """
+    behaviours = list(dict.fromkeys(runs[0]["behaviour"]))
+    names = list(dict.fromkeys(runs[0]["method"]))
+    made = make_subplots(1, len(behaviours), subplot_titles=behaviours, shared_yaxes=True, horizontal_spacing=0.02)
+    for column, (number, run) in product(range(len(behaviours)), enumerate(runs)):
+        rows = run[run["behaviour"] == behaviours[column]].set_index("method").loc[names]
+        places = [i + 0.22 * (number - (len(runs) - 1) / 2) for i in range(len(names))]
+        error = {"type": "data", "array": rows["high"] - rows["effect"], "arrayminus": rows["effect"] - rows["low"]}
+        size = 9 if number == 0 else 6
+        effect = {"color": COLOURS["bipo"], "size": size}
+        cosine = {"color": COLOURS["caa"], "size": size, "symbol": "diamond-open", "line": {"width": 2}}
+        shared = {"mode": "markers", "y": places, "customdata": names, "showlegend": column + number == 0}
+        shared |= {"hovertemplate": f"%{{customdata}}, run {number}: %{{x:.2f}}"}
+        made.add_scatter(
+            x=rows["effect"],
+            error_x=error | {"thickness": 1.2, "width": 2},
+            marker=effect,
+            name="effect: mean score at +v less at -v, 95% interval",
+            **shared,
+            row=1,
+            col=column + 1,
+        )
+        made.add_scatter(
+            x=rows[COSINE],
+            marker=cosine,
+            name="cosine with the direction that was planted",
+            **shared,
+            row=1,
+            col=column + 1,
+        )
+    style(made, width=1250, height=150 + 36 * len(names))
+    made.update_layout(margin={"l": 150, "r": 20, "t": 40, "b": 90}, legend={"y": -0.12})
+    made.update_xaxes(range=[-0.3, 1.09], tickvals=[0, 0.5, 1])
+    ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.4, -0.6]}
+    return made.update_yaxes(**ticks, zeroline=False)

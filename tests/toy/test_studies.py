@@ -87,9 +87,14 @@ def test_effects_are_a_row_for_each_method_and_those_of_several_runs_stand_side_
         "| BiPO | 0.50 [0.25, 0.75] | -1.00 [-1.00, 0.00] |",
         "| random | none | 0.00 [-0.10, 0.10] |",
     ]
-    assert (
-        toy_tables.markdown(toy_tables.effects([run, other])).splitlines()[2] == "| BiPO | 0.50, -0.50 | -1.00, 1.00 |"
-    )
+    several = toy_tables.markdown(toy_tables.effects([run, other])).splitlines()
+    assert several[2] == "| BiPO | 0.50, -0.50 | -1.00, 1.00 |"
+    drawn = toy_tables.figure([some.assign(**{toy_tables.COSINE: 0.25}) for some in (run, other)])
+    panels = [drawn.data[i : i + 4] for i in (0, 4)]  # effect and cosine of each run
+    assert [note.text for note in drawn.layout.annotations] == ["wealth", "power"]
+    assert [list(trace.x) for trace in panels[1]] == [[-1, 0], [0.25, 0.25], [1, 0], [0.25, 0.25]]
+    assert list(panels[1][0].error_x.array) == [1, 0.1]
+    assert {trace.xaxis for trace in panels[1]} == {"x2"}
 
 
 def test_questions_of_one_length_are_asked_together() -> None:
