@@ -109,17 +109,17 @@ def test_the_card_has_a_row_for_every_criterion_and_bold_where_it_is_missed(tmp_
     criteria, interference, languages = (tmp_path / "toy_card.md").read_text().split("\n\n")
     assert len(criteria.splitlines()) == 2 + frame["what"].nunique()
     assert criteria.count("**") == 2 * (~frame["meets"]).sum()
-    assert set(frame["model"]) == set(toy.MODELS)
-    moved = toy_card.interference_frame(toy_card.records(tuple(toy.MODELS)))
+    assert set(frame["model"]) == {*toy.MODELS, *toy_card.NOT_SHIPPED}
+    moved = toy_card.interference_frame(toy_card.records(toy_card.Config.names))
     pushes = moved.groupby(["model", "behaviour"])
-    assert len(interference.splitlines()) == 2 + len(pushes) == 2 + len(toy.MODELS) * len(toy.BEHAVIOURS)
+    assert len(interference.splitlines()) == 2 + len(pushes) == 2 + frame["model"].nunique() * len(toy.BEHAVIOURS)
     assert interference.count("**") == 2 * (~pushes["meets"].first()).sum()
     assert len(languages.splitlines()) == 2 + len(toy.MODELS)
     assert isinstance(toy_card.figure(toy_card.records(("toy",))), go.Figure)
 
 
 def test_a_ratio_of_interference_is_the_largest_other_effect_over_its_own() -> None:
-    moved = toy_card.interference_frame(toy_card.records(tuple(toy.MODELS)))
+    moved = toy_card.interference_frame(toy_card.records(toy_card.Config.names))
     for _, rows in moved.groupby(["model", "behaviour"]):
         own = rows["moves"] == rows["behaviour"]
         largest = rows["effect"][~own].abs().max()
@@ -131,6 +131,6 @@ def test_a_ratio_of_interference_is_the_largest_other_effect_over_its_own() -> N
 def test_the_package_card_shows_the_measured_tables() -> None:
     """README.md beside the models is written by hand around the tables that the study prints."""
     card = (Path(toy.__file__).parent / "README.md").read_text()
-    found = toy_card.records(tuple(toy.MODELS))
+    found = toy_card.records(toy_card.Config.names)
     for line in toy_card.tables(found, toy_card.shown(toy_card.criteria_frame(found))).splitlines():
         assert line in card
