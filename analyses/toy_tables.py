@@ -122,6 +122,6 @@ def figure(runs: Sequence[pd.DataFrame]) -> go.Figure:
         )
     style(made, width=1250, height=150 + 36 * len(names))
     made.update_layout(margin={"l": 150, "r": 20, "t": 40, "b": 90}, legend={"y": -0.12})
-    made.update_xaxes(range=[-0.3, 1.09], tickvals=[0, 0.5, 1])
+    made.update_xaxes(range=[-0.5, 1.09], tickvals=[0, 0.5, 1])
     ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.4, -0.6]}
     return made.update_yaxes(**ticks, zeroline=False)

@@ -134,3 +134,8 @@ def test_the_package_card_shows_the_measured_tables() -> None:
     found = toy_card.records(toy_card.Config.names)
     for line in toy_card.tables(found, toy_card.shown(toy_card.criteria_frame(found))).splitlines():
         assert line in card
+    results = Path(toy_methods.__file__).parent / "results"
+    runs = toy_tables.read([results, results / "toy_methods_seed_1", results / "toy_methods_seed_2"])
+    for table in (toy_tables.effects(runs), toy_tables.cosines(runs)):
+        for line in toy_tables.markdown(table).splitlines():
+            assert line in card
