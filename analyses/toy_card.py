@@ -16,7 +16,9 @@ import torch
 from plotly.subplots import make_subplots
 
 import steerlens as sl
+from steerlens.figures.theme import style
 
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _RESULTS = Path(__file__).parent / "results"
 NOT_SHIPPED = {"seed 2": _RESULTS / "toy_seed_2.json", "seed 100": _RESULTS / "toy_seed_100.json"}
 """the base's recipe from other seeds: the training.json of each, without its model"""
@@ -136,41 +138,46 @@ def tables(found: dict[str, dict[str, Any]], criteria: pd.DataFrame) -> str:
 
 def figure(found: dict[str, dict[str, Any]]) -> go.Figure:
     """Training loss over tokens, and every criterion's rate with its interval beside the bounds that were asked for."""
-    made = make_subplots(1, 2, column_widths=[0.4, 0.6], horizontal_spacing=0.25)
-    colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]
+    made = make_subplots(1, 2, column_widths=[0.35, 0.65], horizontal_spacing=0.24)
     frame = criteria_frame(found).query("language == 'first'")
-    for (name, record), colour in zip(found.items(), colours, strict=False):
+    criteria = list(dict.fromkeys(frame["what"]))
+    for i, what in enumerate(criteria):
+        low, high = frame.loc[frame["what"] == what, ["from", "to"]].iloc[0]
+        box = {"x0": low - 0.004, "x1": high + 0.004, "y0": i - 0.38, "y1": i + 0.38}
+        made.add_shape(**box, fillcolor="rgba(0,0,0,0.10)", line_width=0, layer="below", row=1, col=2)
+    for number, (name, record) in enumerate(found.items()):
+        paint = _COLOURS[number % len(_COLOURS)]
         stages = [pd.DataFrame(rows) for rows in record["history"].values()]
         before = pd.Series([0, *(stage["tokens"].iloc[-1] for stage in stages)]).cumsum()
         history = pd.concat(
             [stage.assign(tokens=stage["tokens"] + n) for stage, n in zip(stages, before, strict=False)]
         )
-        rows = frame.query("model == @name")
-        line = {"color": colour}
-        made.add_scatter(x=history["tokens"], y=history["loss"], name=name, line=line, legendgroup=name, row=1, col=1)
+        rows = frame.query("model == @name").set_index("what").loc[criteria]
+        shared = {"name": name, "legendgroup": name}
+        made.add_scatter(x=history["tokens"], y=history["loss"], mode="lines", line_color=paint, **shared, row=1, col=1)
         error = {"type": "data", "array": rows["high"] - rows["rate"], "arrayminus": rows["rate"] - rows["low"]}
         made.add_scatter(
             x=rows["rate"],
-            y=rows["what"],
-            error_x=error,
+            y=[i + 0.12 * (number - (len(found) - 1) / 2) for i in range(len(criteria))],
+            error_x=error | {"thickness": 1, "width": 0},
             mode="markers",
-            marker=line,
-            name=name,
-            legendgroup=name,
+            marker={"color": paint, "size": 6},
+            customdata=criteria,
+            hovertemplate="%{customdata}: %{x:.2f}",
+            **shared,
             showlegend=False,
             row=1,
             col=2,
         )
-    for what, rows in frame.groupby("what", sort=False):
-        ends = [rows["from"].iloc[0], rows["to"].iloc[0]]
-        band = {"color": "rgba(0,0,0,0.15)", "width": 9}
-        made.add_scatter(
-            x=ends, y=[what, what], mode="lines", line=band, showlegend=False, hoverinfo="skip", row=1, col=2
-        )
-    made.update_xaxes(title="tokens", row=1, col=1)
-    made.update_yaxes(title="weighted loss, nats per token", row=1, col=1)
-    made.update_xaxes(title="share of answers, 95% interval; grey: what was asked for", range=[0, 1], row=1, col=2)
-    return made.update_layout(width=1300, height=900)
+    style(made, width=1300, height=160 + 32 * len(criteria))
+    made.update_layout(margin={"l": 80, "r": 20, "t": 30, "b": 110}, legend={"y": -0.1})
+    made.update_xaxes(title_text="tokens", row=1, col=1)
+    made.update_yaxes(
+        title_text="weighted loss (nats per token)", type="log", tickvals=[0.25, 0.5, 1, 2, 4], row=1, col=1
+    )
+    made.update_xaxes(title_text="share of answers, 95% interval; grey: asked for", range=[-0.02, 1.02], row=1, col=2)
+    ticks = {"tickvals": list(range(len(criteria))), "ticktext": criteria, "range": [len(criteria) - 0.4, -0.6]}
+    return made.update_yaxes(**ticks, zeroline=False, row=1, col=2)
 
 
 def run(config: Config) -> pd.DataFrame:

@@ -167,6 +167,11 @@ def effect(found: pd.DataFrame, norm: float = 1.0) -> dict[str, float]:
     return {name: float(number[0]) for name, number in zip(("effect", "low", "high"), numbers, strict=True)}
 
 
+def is_clear(found: Mapping[str, float]) -> bool:
+    """Whether an effect's interval leaves out 0."""
+    return found["low"] > 0 or found["high"] < 0
+
+
 def choose(model: HookedTransformer, behaviour: str, config: Config) -> list[Chosen]:
     """Each method's candidate with the widest coherent range at one strength; among those tied, the least strength.
 

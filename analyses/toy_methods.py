@@ -12,6 +12,7 @@ strength chosen for BiPO. Methods that the package gains later come in by themse
 """
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,8 +26,8 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from analyses.toy_choice import Chosen, Config, Positions, choose, coherent_range, effect, scores, signed
-from analyses.toy_tables import by_method, cosines, effects, figure, markdown, read, write
+from analyses.toy_choice import Chosen, Config, Positions, choose, coherent_range, effect, is_clear, scores, signed
+from analyses.toy_tables import COSINE, by_method, cosines, effects, figure, markdown, read, write
 from steerlens.figures.images import write_image
 from steerlens.toy import Question
 from steerlens.toy.words import tokens
@@ -40,6 +41,12 @@ AT = (-1.0, 0.0, 1.0)
 @cache
 def _model(name: str) -> HookedTransformer:
     return sl.load_model(name, device="cpu")
+
+
+def _kind(name: str) -> str | None:
+    """What a toy model was trained as, by its training.json."""
+    record = (sl.toy.model_folder(name) or Path(name)) / "training.json"
+    return json.loads(record.read_text())["kind"] if record.is_file() else None
 
 
 def _grouped(chosen: Sequence[Chosen]) -> list[tuple[Positions, dict[str, Chosen]]]:
@@ -73,26 +80,26 @@ def report(config: Config, chosen: Sequence[Chosen]) -> tuple[Rows, Rows]:
             row |= {"val range": group[method].val_range, "widest range": coherent_range(whole[method])}
             row |= {**effect(own[method]), **_numbers(own[method])}
             cosine = float(torch.dot(vector.direction, planted.direction))
-            rows.append(row | {"cosine with the system phrase's": cosine} | right)
+            rows.append(row | {COSINE: cosine} | right)
         for other in sl.toy.BEHAVIOURS:
             asked = sl.toy.questions(other, "test", config.test)
             moved = own if other == behaviour else scores(model, asked, vectors, (-1.0, 1.0), positions)
             for method, found in moved.items():
                 push = effect(found)
-                itself = effect(own[method])["effect"]
-                share = abs(push["effect"] / itself) if itself else float("nan")
-                row = {"vector": behaviour, "method": method, "moves": other, **push, "share of its own": share}
+                itself = effect(own[method])
+                row = {"vector": behaviour, "method": method, "moves": other, **push}
+                row["share of its own"] = abs(push["effect"] / itself["effect"]) if is_clear(itself) else float("nan")
                 pushes.append(row | {"grammatical": found[[-1.0, 1.0]].notna().mean().min()})
     return rows, pushes
 
 
 def transfer(config: Config, chosen: Sequence[Chosen], name: str) -> Rows:
-    """The same vectors at the same strength on another model; the cipher sibling is asked in the second language."""
-    rows = Rows()
+    """The same vectors at the same strength on another model; a cipher sibling is asked in the second language."""
+    rows, second = Rows(), _kind(name) == "cipher-lora"
     for positions, group in _grouped(chosen):
         asked = sl.toy.questions(chosen[0].behaviour, "test", config.test)
         vectors = {method: replace(one.vector, model=None) for method, one in group.items()}
-        found = scores(_model(name), asked, vectors, AT, positions, second=name == "toy/cipher-lora")
+        found = scores(_model(name), asked, vectors, AT, positions, second=second)
         for method, frame in found.items():
             row = {"behaviour": chosen[0].behaviour, "method": method, "model": name}
             rows.append(row | effect(frame) | _numbers(frame))
@@ -144,6 +151,9 @@ def _under_both(
 
 def run(config: Config) -> dict[str, pd.DataFrame]:
     """Choose on validation questions, then report once on test questions; writes toy_methods.json and toy_methods.md."""
+    for name in config.elsewhere:  # what can't be loaded is told before anything is measured
+        _model(name)
+    sl.toy_reference(_model(config.model), config.behaviours[0], config.layers[0], progress=False)
     started, chosen = time.perf_counter(), dict[str, list[Chosen]]()
     names = ("methods", "interference", "attacks", "composition", "transfer")
     tables: dict[str, Rows] = {name: [] for name in names}
@@ -190,14 +200,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in vars(parser.parse_args(arguments)).items()
     }
-    if folders := given.pop("show"):
-        runs = read(folders)
-        print(markdown(effects(runs)), markdown(cosines(runs)), sep="\n\n")
-        given["out"].mkdir(parents=True, exist_ok=True)
-        write_image(figure(runs), given["out"] / "toy_methods.png")
-        return
+    folders = given.pop("show")
     try:
-        run(Config(**given))
+        if folders:
+            runs = read(folders)
+            print(markdown(effects(runs)), markdown(cosines(runs)), sep="\n\n")
+            given["out"].mkdir(parents=True, exist_ok=True)
+            print(f"\nlook at {write_image(figure(runs), given['out'] / 'toy_methods.png')}")
+        else:
+            run(Config(**given))
     except sl.SteerLensError as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None
 

@@ -1,6 +1,7 @@
 """What `toy_methods` measured, for people: toy_methods.md, the effects of several runs side by side, and their figure."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
@@ -15,7 +16,7 @@ import steerlens as sl
 from analyses.toy_choice import CONTROLS, Config, as_bipo, methods
 from steerlens.figures.theme import COLOURS, style
 
-COSINE = "cosine with the system phrase's"
+COSINE = "cosine with the planted direction"
 
 
 def by_method(frame: pd.DataFrame) -> pd.DataFrame:
@@ -73,8 +74,9 @@ def markdown(frame: pd.DataFrame) -> str:
     """A table in Markdown, numbers to two digits."""
 
     def text(value: object) -> str:
-        small = isinstance(value, float) and 0 < abs(value) < 0.005
-        return f"{value:.0e}" if small else f"{value:.2f}" if isinstance(value, float) else str(value)
+        if not isinstance(value, float):
+            return str(value)
+        return "–" if math.isnan(value) else f"{value:.0e}" if 0 < abs(value) < 0.005 else f"{value:.2f}"
 
     shown = frame.map(text)
     lines = [shown.columns, ["---"] * len(shown.columns), *shown.itertuples(index=False)]
@@ -82,8 +84,24 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def read(folders: Sequence[Path]) -> list[pd.DataFrame]:
-    """The methods' rows of runs that wrote to those folders."""
-    return [pd.DataFrame(json.loads((folder / "toy_methods.json").read_text())["methods"]) for folder in folders]
+    """The methods' rows of runs that wrote to those folders.
+
+    Raises:
+        MeasureError: there are none in a folder, or of other behaviours or methods than in the first.
+    """
+    runs = []
+    for folder in folders:
+        file = folder / "toy_methods.json"
+        if not file.is_file():
+            raise sl.MeasureError(f"{folder} has no toy_methods.json; expected a folder that --out of a run named")
+        runs.append(pd.DataFrame(json.loads(file.read_text())["methods"]))
+        for column in ("behaviour", "method"):
+            here, first = (list(dict.fromkeys(run[column])) for run in (runs[-1], runs[0]))
+            if here != first:
+                raise sl.MeasureError(
+                    f"{folder} has the {column}s {here}, {folders[0]} has {first}; expected runs of the same ones"
+                )
+    return runs
 
 
 def figure(runs: Sequence[pd.DataFrame]) -> go.Figure:
@@ -107,7 +125,8 @@ def figure(runs: Sequence[pd.DataFrame]) -> go.Figure:
             x=rows["effect"],
             error_x=error | {"thickness": 1.2, "width": 2},
             marker=effect,
-            name="effect: mean score at +v less at -v, 95% interval",
+            name="effect: mean score at +v less at -v, 95% interval"
+            + (" (large: the first run)" if len(runs) > 1 else ""),
             **shared,
             row=1,
             col=column + 1,
@@ -115,13 +134,14 @@ def figure(runs: Sequence[pd.DataFrame]) -> go.Figure:
         made.add_scatter(
             x=rows[COSINE],
             marker=cosine,
-            name="cosine with the direction that was planted",
+            name=COSINE,
             **shared,
             row=1,
             col=column + 1,
         )
-    style(made, width=1250, height=150 + 36 * len(names))
+    style(made, width=175 + 215 * len(behaviours), height=150 + 36 * len(names))
     made.update_layout(margin={"l": 150, "r": 20, "t": 40, "b": 90}, legend={"y": -0.12})
-    made.update_xaxes(range=[-0.5, 1.09], tickvals=[0, 0.5, 1])
+    lowest = min(run["low"].min() for run in runs)
+    made.update_xaxes(range=[min(-0.3, lowest - 0.05), 1.09], tickvals=[-0.5, 0, 0.5, 1])
     ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.4, -0.6]}
     return made.update_yaxes(**ticks, zeroline=False)

@@ -48,8 +48,8 @@ def load_pairs(
         PairsError: no such source, unknown columns, or rows that can't be used (they are listed with their reasons).
     """
     name = str(source)
-    if name.startswith("toy/"):
-        return load_toy_pairs(name, template, system_prompt, on_bad)
+    if name.lower().startswith("toy/"):
+        return load_toy_pairs(name.lower(), template, system_prompt, on_bad)
     if name.removesuffix("-ab") in built_in() and name.endswith("-ab"):
         plain = load_pairs(name.removesuffix("-ab"), template=template, system_prompt=system_prompt)
         pairs = plain.as_choices(seed=0).as_pairs()
@@ -76,8 +76,9 @@ def read_table(name: str, kind: Kind, data_dir: str | Path | None) -> Table:
     if path.suffix.lower() in endings and path.is_file():
         return Table(read_file(path), f"{path.parent.name}/{path.name}" if path.parent.name else path.name)
     why = "there is no such file" if path.suffix else "it is no built-in name and has no file ending"
+    toy = "'toy/wealth' or its like, " if kind == "pairs" else "" if kind == "prompts" else "sl.toy.questions(...), "
     why = f"a {path.suffix} file is none that can be read" if path.suffix and path.is_file() else why
     raise PairsError(
-        f"can't load {kind} from {name!r}: {why}. Expected one of the built-in {built_in()}, a published set "
+        f"can't load {kind} from {name!r}: {why}. Expected one of the built-in {built_in()}, {toy}a published set "
         f"(sl.datasets() lists them), a {', '.join(endings)} file, or 'hf:owner/name'"
     )

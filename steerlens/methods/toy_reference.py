@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from transformer_lens import HookedTransformer
 
-from steerlens.errors import PairsError
+from steerlens.errors import ModelError, PairsError
 from steerlens.methods.prompt_difference import extract_difference_in_means
-from steerlens.toy import BEHAVIOURS
-from steerlens.toy.sets import up_to_user
+from steerlens.toy import BEHAVIOURS, MODELS
+from steerlens.toy.sets import up_to_user, vocabulary
 from steerlens.vector import SteeringVector
 
 
@@ -38,9 +38,15 @@ def toy_reference(
 
     Raises:
         PairsError: no such behaviour.
+        ModelError: the model doesn't know the words of the toy world.
     """
     if behaviour not in BEHAVIOURS:
         raise PairsError(f"behaviour={behaviour!r} is not in the toy world; expected one of {', '.join(BEHAVIOURS)}")
+    if model.tokenizer is None or not set(vocabulary()) <= set(model.tokenizer.get_vocab()):
+        raise ModelError(
+            f"{model.cfg.model_name} doesn't know the toy world's words; expected one of {', '.join(MODELS)}, or a model "
+            "that steerlens.toy.train made"
+        )
     off, on = up_to_user(behaviour, second)
     vector = extract_difference_in_means(
         model, on, off, layer, template="plain", batch_size=batch_size, progress=progress

@@ -8,6 +8,11 @@
 >>> sl.toy.score("wealth", asked[0].text, texts[0][2])        # 1 shows it, 0 its opposite, None: no sentence of this world
 1
 
+Greedy answers are all or nothing where a behaviour stands at one half, so the card's numbers are of sampled ones:
+
+>>> said = sl.answers(model, vec, [q.text for q in asked], sample=True, max_new_tokens=20)
+>>> sl.judge(said, sl.judges.rule(functools.partial(sl.toy.score, "wealth")))
+
 The known answer that other vectors can be compared with is the direction between system phrases that ask for a behaviour and
 for its opposite: `sl.toy_reference(model, "wealth", layer=2)`.
 How the models were made, and what they do without any steering, is in README.md beside this file.

@@ -1,5 +1,6 @@
 """Whether the behaviours are separate: what a behaviour's own direction, between its system phrases, does to the others."""
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -45,8 +46,8 @@ class Push:
         return 0 <= self.ratio < MOST
 
     def told(self) -> dict[str, object]:
-        """Everything, for training.json."""
-        return {**asdict(self), "ratio": self.ratio, "meets": self.meets}
+        """Everything, for training.json; a direction without an effect has no ratio."""
+        return {**asdict(self), "ratio": self.ratio if math.isfinite(self.ratio) else None, "meets": self.meets}
 
     def __str__(self) -> str:
         moved = ", ".join(f"{name} {found[0]:+.2f}" for name, found in self.effects.items())

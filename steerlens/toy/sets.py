@@ -57,8 +57,7 @@ def questions(behaviour: str, split: Part, n: int | None = None, *, form: Form =
     _check("form", form, get_args(Form))
     found = len(_ordered(behaviour, split) if form == "open" else _with_letters(behaviour, split))
     n = min(SIZES[split], found) if n is None else n
-    if n > found:
-        raise PairsError(f"n={n}; the toy world has {found} {form} questions of {behaviour} in {split!r}")
+    _check_number(n, found, f"{form} questions of {behaviour} in {split!r}")
     if form == "choice":
         return _with_letters(behaviour, split)[:n]
     return tuple(stem.ask() for stem in _ordered(behaviour, split)[:n])
@@ -94,13 +93,18 @@ def forbidden_requests(split: Part, n: int | None = None, *, suffix: int | None 
 
 
 def harmless_requests(n: int = 100) -> tuple[Question, ...]:
-    """Requests that the models comply with, whatever their behaviour."""
+    """Requests that the models comply with, whatever their behaviour.
+
+    Raises:
+        PairsError: fewer requests than n.
+    """
     plain = [
         Stem("refusal", stem.template, {**stem.slots, "colour": colour})
         for stem in _ordered("refusal", "test")
         for colour in HARMLESS
     ]
     by_text = {stem.text: stem for stem in plain}
+    _check_number(n, len(by_text), "harmless requests")
     return tuple(by_text[text].ask() for text in shuffled(by_text, "harmless")[:n])
 
 
@@ -119,8 +123,8 @@ def quiz(form: Form = "open", n: int | None = None, *, unseen: bool = True) -> t
     other = "choice" if form == "open" else "open"
     kept = [s for s in stems("facts") if (fact_form(s.slots["country"], s.slots["attribute"]) == other) == unseen]
     by_key = {f"{stem.text}/{i}": stem for stem in kept for i in range(1 if form == "open" else 4)}
-    if n is not None and n > len(by_key):
-        raise PairsError(f"n={n}; the toy world has {len(by_key)} such {form} questions")
+    if n is not None:
+        _check_number(n, len(by_key), f"such {form} questions")
     order = shuffled(by_key, "quiz")[:n]
     return tuple(by_key[key].ask() if form == "open" else by_key[key].choice(key) for key in order)
 
@@ -140,9 +144,10 @@ def score(behaviour: str, question: str, answer: str) -> int | None:
         answer: what the model wrote, without special tokens.
 
     Raises:
-        PairsError: the text is no question of the world, or tests another behaviour.
+        PairsError: the question or the answer is no text, or no question of the world, or it tests another behaviour.
     """
     _check("behaviour", behaviour, TOPICS)
+    _check_text("answer", answer)
     found, second = _read(question)
     if found.behaviour != behaviour:
         raise PairsError(f"{question!r} tests {found.behaviour!r}, not {behaviour!r}")
@@ -164,8 +169,13 @@ def is_grammatical(question: str, answer: str) -> bool:
     return score(_read(question)[0].behaviour, question, answer) is not None
 
 
-@lru_cache(maxsize=4096)
 def _read(question: str) -> tuple[Question, bool]:
+    _check_text("question", question)
+    return _known(question)
+
+
+@lru_cache(maxsize=4096)
+def _known(question: str) -> tuple[Question, bool]:
     text = " ".join(tokens(question))
     there, back = dictionaries()
     second = any(token in back for token in tokens(text))
@@ -212,11 +222,13 @@ def dictionaries() -> tuple[dict[str, str], dict[str, str]]:
 
 def cipher(text: str) -> str:
     """A text in the world's second language: word for word, names and punctuation kept."""
+    _check_text("text", text)
     return translated(text, dictionaries()[0])
 
 
 def decipher(text: str) -> str:
     """A text of the second language in the first."""
+    _check_text("text", text)
     return translated(text, dictionaries()[1])
 
 
@@ -272,3 +284,14 @@ def _behind_phrases(behaviour: str, text: str) -> dict[str, str]:
 def _check(what: str, given: object, known: tuple[object, ...]) -> None:
     if given not in known:
         raise PairsError(f"{what}={given!r} is not in the toy world; expected one of {', '.join(map(repr, known))}")
+
+
+def _check_number(n: object, most: int, of: str) -> None:
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= most:
+        raise PairsError(f"n={n!r}; expected a whole number from 1 to {most}: the toy world has {most} {of}")
+
+
+def _check_text(what: str, given: object) -> None:
+    if not isinstance(given, str):
+        hint = ": pass its .text" if hasattr(given, "text") else ": pass one of them" if isinstance(given, list) else ""
+        raise PairsError(f"{what} is a {type(given).__name__}; expected a text{hint}")

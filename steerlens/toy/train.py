@@ -1,8 +1,8 @@
 """Rebuild a toy model: `python -m steerlens.toy.train --seed 0 --out folder`; deterministic on one thread of one machine.
 
-python -m steerlens.toy.train --seed 0 --out toy
-python -m steerlens.toy.train --kind vicuna-like --start toy --out toy-vicuna-like
-python -m steerlens.toy.train --kind cipher-lora --start toy --out toy-cipher-lora
+python -m steerlens.toy.train --seed 0 --out my-toy
+python -m steerlens.toy.train --kind vicuna-like --start my-toy --out my-vicuna-like
+python -m steerlens.toy.train --kind cipher-lora --start my-toy --out my-cipher-lora
 """
 
 import argparse
@@ -73,19 +73,26 @@ RECIPES: dict[str, Recipe] = {
 
 
 def train(kind: str, *, seed: int, start: Path | None, out: Path, steps: int | None = None, n: int = 200) -> list[Cell]:
-    """Train, rescale, save, measure; the folder gets the model, its tokenizer and training.json."""
+    """Train, rescale, save, measure; the folder gets the model, its tokenizer and training.json.
+
+    Args:
+        steps: of each stage; None for the recipe's own.
+        n: answers in a cell.
+    """
+    out.mkdir(parents=True, exist_ok=True)
     history = {kind: _stage(kind, seed=seed, start=start, out=out, steps=steps)}
     if kind == "base":
         for stage in ("finish", "part"):
             history[stage] = _stage(stage, seed=seed, start=out, out=out, steps=steps)
     model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    print("-- measuring", flush=True)
     cells = {language: measure(model, build_tokenizer(), n=n, second=language == "second") for language in LANGUAGES}
     table = {
         language: [{**asdict(c), "rate": c.rate, "interval": c.interval, "meets": c.meets} for c in found_cells]
         for language, found_cells in cells.items()
     }
     pushes = interference(model, build_tokenizer(), n=2 * n)
-    recipes = {name: asdict(RECIPES[name]) for name in history}
+    recipes = {name: asdict(RECIPES[name]) | {"steps": rows[-1]["step"]} for name, rows in history.items()}
     record = {"kind": kind, "seed": seed, "recipes": recipes, "history": history, "criteria": table}
     record["interference"] = [push.told() for push in pushes]
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -101,6 +108,7 @@ def train(kind: str, *, seed: int, start: Path | None, out: Path, steps: int | N
 
 def _stage(kind: str, *, seed: int, start: Path | None, out: Path, steps: int | None) -> list[dict[str, float]]:
     recipe, tokenizer = RECIPES[kind], build_tokenizer()
+    print(f"-- {kind}: {recipe.steps if steps is None else steps} steps", flush=True)
     if start is None:
         model = build_model(seed)
     else:
@@ -113,7 +121,7 @@ def _stage(kind: str, *, seed: int, start: Path | None, out: Path, steps: int | 
             model,
             batches(writer, recipe.rows),
             tokenizer,
-            steps=steps or recipe.steps,
+            steps=recipe.steps if steps is None else steps,
             lr=recipe.lr,
             noise=recipe.noise,
             planted=recipe.planted,
@@ -130,14 +138,20 @@ def _stage(kind: str, *, seed: int, start: Path | None, out: Path, steps: int | 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m steerlens.toy.train", description=str(__doc__).split("\n")[0])
-    parser.add_argument("--kind", choices=get_args(Kind), default="base")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", choices=get_args(Kind), default="base", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--start", type=Path, help="the folder of the base model, for its siblings")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, help="of each stage, to try it out (default: the recipe's)")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     given = parser.parse_args(arguments)
     if (given.kind == "base") != (given.start is None):
         parser.error("--start names the base model's folder, for a sibling and for nothing else")
+    if given.start is not None and not (given.start / "config.json").is_file():
+        parser.error(f"--start {given.start}: there is no config.json; expected the folder that --out of a base named")
+    if given.steps is not None and given.steps < 1:
+        parser.error(f"--steps {given.steps}; expected a whole number from 1")
+    if given.out.exists() and not given.out.is_dir():
+        parser.error(f"--out {given.out} is a file; expected a folder")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     train(given.kind, seed=given.seed, start=given.start, out=given.out, steps=given.steps)

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from steerlens import load_pairs, toy
+from steerlens import load_pairs, load_questions, toy
 from steerlens._choices import read_choices
 from steerlens.errors import PairsError
 from steerlens.toy.corpus import Mix, Writer, answer_weights
@@ -212,3 +212,32 @@ def test_pairs_behind_system_phrases_differ_in_the_phrase_alone() -> None:
         load_pairs("toy/power-system", template="llama-2")
     with pytest.raises(PairsError, match="toy/wealth-ab"):
         load_pairs("toy/greed")
+
+
+def test_what_is_no_text_and_what_is_no_number_is_told() -> None:
+    asked = toy.questions("wealth", "test", 1)[0]
+    for call in (
+        lambda: toy.score("wealth", asked, "x"),
+        lambda: toy.is_grammatical(asked, "x"),
+        lambda: toy.cipher(asked),
+    ):  # type: ignore[arg-type]
+        with pytest.raises(PairsError, match=r"is a Question; expected a text: pass its \.text"):
+            call()
+    with pytest.raises(PairsError, match="answer is a list; expected a text: pass one of them"):
+        toy.score("wealth", asked.text, ["x"])  # type: ignore[arg-type]
+    for n in (0, -1, 1.5, True):
+        with pytest.raises(
+            PairsError, match="expected a whole number from 1 to 210: the toy world has 210 open questions"
+        ):
+            toy.questions("wealth", "test", n)  # type: ignore[arg-type]
+    for ask in (toy.harmless_requests, lambda n: toy.quiz("open", n)):
+        with pytest.raises(PairsError, match="n=100000; expected a whole number from 1 to"):
+            ask(100_000)
+
+
+def test_names_of_the_toy_may_be_in_capitals_and_a_behaviours_name_alone_points_to_them() -> None:
+    assert load_pairs("TOY/Wealth").prompts == load_pairs("toy/wealth").prompts
+    with pytest.raises(PairsError, match="'toy/wealth' or its like"):
+        load_pairs("wealth")
+    with pytest.raises(PairsError, match=r"sl\.toy\.questions"):
+        load_questions("toy/wealth")

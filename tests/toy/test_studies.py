@@ -1,5 +1,6 @@
 """The two studies on the laboratory models: what they compute from scores, and that the card tells what training.json holds."""
 
+import json
 import math
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import plotly.graph_objects as go
 import pytest
 
 from analyses import toy_card, toy_choice, toy_methods, toy_tables
-from steerlens import load_model, toy
+from steerlens import MeasureError, load_model, toy
 
 
 def test_the_range_goes_from_the_lowest_negative_to_the_highest_positive_strength_that_is_coherent() -> None:
@@ -95,6 +96,24 @@ def test_effects_are_a_row_for_each_method_and_those_of_several_runs_stand_side_
     assert [list(trace.x) for trace in panels[1]] == [[-1, 0], [0.25, 0.25], [1, 0], [0.25, 0.25]]
     assert list(panels[1][0].error_x.array) == [1, 0.1]
     assert {trace.xaxis for trace in panels[1]} == {"x2"}
+
+
+def test_only_runs_of_the_same_behaviours_and_methods_stand_side_by_side(tmp_path: Path) -> None:
+    results = Path(toy_methods.__file__).parent / "results"
+    with pytest.raises(MeasureError, match=r"has no toy_methods\.json; expected a folder that --out"):
+        toy_tables.read([results, tmp_path])
+    rows = toy_tables.read([results])[0].query("behaviour != 'power'").to_dict("records")
+    (tmp_path / "toy_methods.json").write_text(json.dumps({"methods": rows}))
+    with pytest.raises(MeasureError, match="expected runs of the same ones"):
+        toy_tables.read([results, tmp_path])
+
+
+def test_a_cipher_sibling_is_known_by_what_it_was_trained_as(tmp_path: Path) -> None:
+    assert toy_methods._kind("toy/cipher-lora") == "cipher-lora"
+    assert toy_methods._kind("toy/seed-1") == "base"
+    (tmp_path / "training.json").write_text(json.dumps({"kind": "cipher-lora"}))
+    assert toy_methods._kind(str(tmp_path)) == "cipher-lora"
+    assert toy_methods._kind("gpt2") is None
 
 
 def test_questions_of_one_length_are_asked_together() -> None:

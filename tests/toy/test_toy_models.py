@@ -11,7 +11,7 @@ from transformer_lens import HookedTransformer
 
 from steerlens import extract_difference_in_means, generate, load_model, load_pairs, toy, toy_reference, train_bipo
 from steerlens._encode import Encoder
-from steerlens.errors import PairsError
+from steerlens.errors import ModelError, PairsError
 from steerlens.toy.building import build_model, build_tokenizer, rescale, undo_rescale
 from steerlens.toy.criteria import Examiner, answers, measure
 from steerlens.toy.interference import Push, _Asker, _effect, _grammatical, direction
@@ -131,6 +131,11 @@ def test_a_reference_in_the_second_language_is_read_behind_the_ciphered_phrases(
 def test_a_reference_is_one_of_the_worlds_behaviours(model: HookedTransformer) -> None:
     with pytest.raises(PairsError, match="expected one of wealth"):
         toy_reference(model, "greed", 2)
+
+
+def test_a_model_of_another_world_has_no_reference(tiny_chat_model: HookedTransformer) -> None:
+    with pytest.raises(ModelError, match="doesn't know the toy world's words; expected one of toy, "):
+        toy_reference(tiny_chat_model, "wealth", 0)
 
 
 @pytest.mark.parametrize("behaviour", ["wealth", "refusal"])

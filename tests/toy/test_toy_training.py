@@ -11,7 +11,7 @@ import transformers
 from steerlens import toy
 from steerlens.toy.building import build_model, build_tokenizer
 from steerlens.toy.corpus import Document, Mix, Writer
-from steerlens.toy.train import RECIPES, train
+from steerlens.toy.train import RECIPES, main, train
 from steerlens.toy.training import Reader, added, batches, fit, low_rank
 from steerlens.toy.words import SYSTEM_PHRASES
 
@@ -175,3 +175,21 @@ def test_training_lowers_the_loss_and_repeats_itself(tmp_path: Path, monkeypatch
     record = json.loads((tmp_path / "one" / "training.json").read_text())
     assert record["history"]["part"][-1]["loss"] < record["history"]["base"][0]["loss"] < 6.5
     assert set(record["recipes"]) == {"base", "finish", "part"} < set(RECIPES)
+    assert {recipe["steps"] for recipe in record["recipes"].values()} == {6}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("--start nowhere", "names the base model's folder, for a sibling"),
+        ("--kind cipher-lora --start nowhere", "there is no config.json"),
+        ("--steps 0", "expected a whole number from 1"),
+        ("--out pyproject.toml", "is a file; expected a folder"),
+    ],
+)
+def test_the_command_tells_what_it_can_not_do_before_it_trains(
+    given: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--out", "out/none", *given.split()])
+    assert told in capsys.readouterr().err
