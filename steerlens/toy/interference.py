@@ -68,7 +68,7 @@ def direction(
     return (means[1] - means[0]).float()
 
 
-def interference(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, n: int = 400) -> list[Push]:
+def interference(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, n: int = 1600) -> list[Push]:
     """For each behaviour's direction, the score that it moves of every behaviour: n sampled answers each, on test questions.
 
     Half of the direction is added, and taken away: that is what a phrase does to a model that was asked for nothing. The layer is

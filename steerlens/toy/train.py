@@ -91,7 +91,7 @@ def train(kind: str, *, seed: int, start: Path | None, out: Path, steps: int | N
         language: [{**asdict(c), "rate": c.rate, "interval": c.interval, "meets": c.meets} for c in found_cells]
         for language, found_cells in cells.items()
     }
-    pushes = interference(model, build_tokenizer(), n=2 * n)
+    pushes = interference(model, build_tokenizer(), n=8 * n)
     recipes = {name: asdict(RECIPES[name]) | {"steps": rows[-1]["step"]} for name, rows in history.items()}
     record = {"kind": kind, "seed": seed, "recipes": recipes, "history": history, "criteria": table}
     record["interference"] = [push.told() for push in pushes]
