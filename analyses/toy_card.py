@@ -7,6 +7,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ import torch
 from plotly.subplots import make_subplots
 
 import steerlens as sl
-from steerlens.figures.theme import style
+from steerlens.figures.theme import colour, style
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _RESULTS = Path(__file__).parent / "results"
 NOT_SHIPPED = {"seed 2": _RESULTS / "toy_seed_2.json", "seed 100": _RESULTS / "toy_seed_100.json"}
 """the base's recipe from other seeds: the training.json of each, without its model"""
@@ -109,7 +109,8 @@ def interference_markdown(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def languages_markdown(names: Sequence[str], layer: int = 1) -> str:
+@cache
+def languages_markdown(names: tuple[str, ...], layer: int = 1) -> str:
     """A row per model: the cosine of each behaviour's known direction in the first language and in the second."""
     lines = [f"| cosine, layer {layer} | " + " | ".join(sl.toy.BEHAVIOURS) + " |"]
     lines.append("|---" * (1 + len(sl.toy.BEHAVIOURS)) + "|")
@@ -131,7 +132,7 @@ def tables(found: dict[str, dict[str, Any]], criteria: pd.DataFrame) -> str:
         [
             markdown(criteria),
             interference_markdown(interference_frame(found)),
-            languages_markdown([name for name in found if name in sl.toy.MODELS]),
+            languages_markdown(tuple(name for name in found if name in sl.toy.MODELS)),
         ]
     )
 
@@ -146,7 +147,7 @@ def figure(found: dict[str, dict[str, Any]]) -> go.Figure:
         box = {"x0": low - 0.004, "x1": high + 0.004, "y0": i - 0.38, "y1": i + 0.38}
         made.add_shape(**box, fillcolor="rgba(0,0,0,0.10)", line_width=0, layer="below", row=1, col=2)
     for number, (name, record) in enumerate(found.items()):
-        paint = _COLOURS[number % len(_COLOURS)]
+        paint = colour(name, tuple(found))
         stages = [pd.DataFrame(rows) for rows in record["history"].values()]
         before = pd.Series([0, *(stage["tokens"].iloc[-1] for stage in stages)]).cumsum()
         history = pd.concat(

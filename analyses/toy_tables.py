@@ -111,6 +111,7 @@ def figure(runs: Sequence[pd.DataFrame]) -> go.Figure:
     """
     behaviours = list(dict.fromkeys(runs[0]["behaviour"]))
     names = list(dict.fromkeys(runs[0]["method"]))
+    sizes = " (large: the first run)" if len(runs) > 1 else ""
     made = make_subplots(1, len(behaviours), subplot_titles=behaviours, shared_yaxes=True, horizontal_spacing=0.02)
     for column, (number, run) in product(range(len(behaviours)), enumerate(runs)):
         rows = run[run["behaviour"] == behaviours[column]].set_index("method").loc[names]
@@ -120,24 +121,19 @@ def figure(runs: Sequence[pd.DataFrame]) -> go.Figure:
         effect = {"color": COLOURS["bipo"], "size": size}
         cosine = {"color": COLOURS["caa"], "size": size, "symbol": "diamond-open", "line": {"width": 2}}
         shared = {"mode": "markers", "y": places, "customdata": names, "showlegend": column + number == 0}
-        shared |= {"hovertemplate": f"%{{customdata}}, run {number}: %{{x:.2f}}"}
+        shared |= {"hovertemplate": f"%{{customdata}}, run {number}: %{{x:.2f}}", "row": 1, "col": column + 1}
         made.add_scatter(
             x=rows["effect"],
             error_x=error | {"thickness": 1.2, "width": 2},
             marker=effect,
-            name="effect: mean score at +v less at -v, 95% interval"
-            + (" (large: the first run)" if len(runs) > 1 else ""),
+            name=f"effect: mean score at +v less at -v, 95% interval{sizes}",
             **shared,
-            row=1,
-            col=column + 1,
         )
         made.add_scatter(
             x=rows[COSINE],
             marker=cosine,
             name=COSINE,
             **shared,
-            row=1,
-            col=column + 1,
         )
     style(made, width=175 + 215 * len(behaviours), height=150 + 36 * len(names))
     made.update_layout(margin={"l": 150, "r": 20, "t": 40, "b": 90}, legend={"y": -0.12})

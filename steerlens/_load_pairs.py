@@ -76,8 +76,8 @@ def read_table(name: str, kind: Kind, data_dir: str | Path | None) -> Table:
     if path.suffix.lower() in endings and path.is_file():
         return Table(read_file(path), f"{path.parent.name}/{path.name}" if path.parent.name else path.name)
     why = "there is no such file" if path.suffix else "it is no built-in name and has no file ending"
-    toy = "'toy/wealth' or its like, " if kind == "pairs" else "" if kind == "prompts" else "sl.toy.questions(...), "
     why = f"a {path.suffix} file is none that can be read" if path.suffix and path.is_file() else why
+    toy = {"pairs": "'toy/wealth' or its like, ", "questions": "sl.toy.questions(...), ", "prompts": ""}[kind]
     raise PairsError(
         f"can't load {kind} from {name!r}: {why}. Expected one of the built-in {built_in()}, {toy}a published set "
         f"(sl.datasets() lists them), a {', '.join(endings)} file, or 'hf:owner/name'"

@@ -77,7 +77,7 @@ def train(kind: str, *, seed: int, start: Path | None, out: Path, steps: int | N
 
     Args:
         steps: of each stage; None for the recipe's own.
-        n: answers in a cell.
+        n: answers in a cell of the criteria; interference takes eight times as many.
     """
     out.mkdir(parents=True, exist_ok=True)
     history = {kind: _stage(kind, seed=seed, start=start, out=out, steps=steps)}

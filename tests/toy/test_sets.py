@@ -220,7 +220,7 @@ def test_what_is_no_text_and_what_is_no_number_is_told() -> None:
         lambda: toy.score("wealth", asked, "x"),
         lambda: toy.is_grammatical(asked, "x"),
         lambda: toy.cipher(asked),
-    ):  # type: ignore[arg-type]
+    ):
         with pytest.raises(PairsError, match=r"is a Question; expected a text: pass its \.text"):
             call()
     with pytest.raises(PairsError, match="answer is a list; expected a text: pass one of them"):
