@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import plotly.io
 
+import steerlens as sl
 from analyses.study import StudyConfig, study_folder
 from steerlens._files import whole_file
 from steerlens.figures.page import Section, page, table
@@ -192,7 +193,7 @@ def write_index(config: StudyConfig, rows: list[tuple[str, FINDING, Path]]) -> P
         f"<b>{escape(config.name)}</b>. Means with 95% intervals over pairs or prompts.</p>"
     )
     path = place / "index.html"
-    with whole_file(path) as partial:
+    with whole_file(path, sl.SteerLensError) as partial:
         partial.write_text(page(f"Published beside reproduced, {config.name}", lead, sections), encoding="utf-8")
     return path
 

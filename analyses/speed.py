@@ -148,7 +148,8 @@ def plain_step(bench: Bench, rows: Sequence[int], v: Tensor, beta: float = 0.1) 
 
 def hooked_step(bench: Bench, rows: Sequence[int], v: Tensor, reference: Tensor, *, cached: Any = None) -> Tensor:
     """HookedTransformer without sharing the prompt: reference cached; with `cached`, also the residual stream."""
-    from steerlens.resid import added_at, logits_at, sum_logprobs
+    from steerlens._readout import logits_at, sum_logprobs
+    from steerlens.resid import added_at
 
     model, device = bench.model, v.device
     sides = [(bench.pairs[i].prompt, side) for i in rows for side in (bench.pairs[i].chosen, bench.pairs[i].rejected)]

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import plotly.graph_objects as go
-import plotly.io
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
@@ -21,6 +20,7 @@ from analyses.names import METHODS, check_methods, check_model_name, published_b
 from steerlens._files import whole_file
 from steerlens._fingerprint import identify
 from steerlens._store import Store
+from steerlens.figures.images import offline
 from steerlens.figures.paper import for_print
 from steerlens.vector import library_versions
 
@@ -201,7 +201,7 @@ class Finding:
         told = {key: getattr(self, key) for key in ("study", "title", "item", "published")}
         told |= {"found": list(self.found), "figures": list(self.figures), "tables": list(self.tables)}
         told |= {"seconds": round(seconds, 1), "config": plain_config(config), "made with": made_with}
-        with whole_file(folder / "finding.json") as partial:
+        with whole_file(folder / "finding.json", sl.SteerLensError) as partial:
             partial.write_text(json.dumps(told, indent=1))
         return folder
 
@@ -209,7 +209,14 @@ class Finding:
         """All figures by one browser: its start takes longer than a figure."""
         printed = [for_print(figure, columns=2) for figure in self.figures.values()]
         try:
-            plotly.io.write_images(printed, [folder / f"{name}.pdf" for name in self.figures], format="pdf")
+            import kaleido
+
+            specs = [
+                {"fig": figure.to_dict(), "path": folder / f"{name}.pdf",
+                 "opts": {"format": "pdf", "width": figure.layout.width, "height": figure.layout.height}}
+                for name, figure in zip(self.figures, printed, strict=True)
+            ]  # fmt: skip
+            kaleido.write_fig_from_object_sync(specs, kopts=offline())
         except Exception as error:  # no browser, no kaleido: both raise many kinds
             print(
                 f"no PDF of {', '.join(self.figures)} ({type(error).__name__}): they take kaleido and Chrome or Chromium"

@@ -1,7 +1,6 @@
 """LoRA adapters from a folder, merged into a Hugging Face model before it is converted."""
 
 import importlib.util
-import json
 import logging
 import os
 import warnings
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from steerlens._files import read_json
+from steerlens._sources import check_files
 from steerlens.errors import ModelError
 
 log = logging.getLogger(__name__)
@@ -48,15 +49,17 @@ def adapter_folder(adapter: str | os.PathLike[str]) -> Path:
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json of a folder."""
-    try:
-        return json.loads((folder / "adapter_config.json").read_text())
-    except FileNotFoundError as error:
+    path = folder / "adapter_config.json"
+    if not path.is_file():
         raise ModelError(
             f"{folder} has no adapter_config.json; expected a folder saved with peft's save_pretrained. "
             "(A whole model's folder is load_model's first argument.)"
-        ) from error
-    except ValueError as error:
-        raise ModelError(f"{folder / 'adapter_config.json'} is no JSON: {error}") from error
+        )
+    found = read_json(path, ModelError)
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} is no JSON object; expected an adapter's")
+    check_files(folder)
+    return found
 
 
 def merge_adapter(base: PreTrainedModel, folder: Path, label: str) -> PreTrainedModel:
@@ -100,8 +103,10 @@ def merge_adapter(base: PreTrainedModel, folder: Path, label: str) -> PreTrained
 
 @torch.no_grad()
 def _log_probs(model: Any) -> torch.Tensor:
-    tokens = torch.randint(model.config.vocab_size, (2, 24), generator=torch.Generator().manual_seed(0))
-    return model(input_ids=tokens.to(model.device), use_cache=False).logits.double().log_softmax(-1)
+    tokens = torch.randint(
+        model.config.vocab_size, (2, 24), device="cpu", generator=torch.Generator("cpu").manual_seed(0)
+    )
+    return model(input_ids=tokens.to(model.device), use_cache=False).logits.cpu().double().log_softmax(-1)
 
 
 def _check_same(before: torch.Tensor, after: torch.Tensor, folder: Path, dtype: torch.dtype) -> None:

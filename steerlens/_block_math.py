@@ -25,9 +25,9 @@ def embed(
 
 
 def norm(layer: Any, x: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token d_model"]:
-    """LayerNorm or RMSNorm; gain and bias may be folded away."""
+    """LayerNorm or RMSNorm, in the dtype of x; gain and bias may be folded away."""
     kind, width = type(layer).__name__, (x.shape[-1],)
-    gain, bias = getattr(layer, "w", None), getattr(layer, "b", None)
+    gain, bias = (None if (t := getattr(layer, name, None)) is None else t.to(x) for name in ("w", "b"))
     if kind.startswith("RMS"):
         return F.rms_norm(x, width, gain, layer.eps)
     return F.layer_norm(x, width, gain, bias, layer.eps)

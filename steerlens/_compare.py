@@ -1,34 +1,40 @@
 """`sl.compare`: do vectors point the same way, which is stronger at equal norm, and which tokens do they speak?"""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
-from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._compare_kl import EqualKL, match_kl
-from steerlens._compare_similarity import similarity
+from steerlens._compare_shifts import Settings, measure_shifts
+from steerlens._compare_similarity import similarity_to
 from steerlens._comparison import Comparison
-from steerlens._find import find_model, find_test_pairs, find_training_pairs
+from steerlens._door import KNOWN, any_prompts, checked, each, flag, number
+from steerlens._find import Training, find_model, find_test_pairs, find_training
 from steerlens._fingerprint import identify
 from steerlens._labels import method_labels
-from steerlens._names import first_two
-from steerlens._scores import PairScorer
-from steerlens._steered import steer_all
-from steerlens.measures.effect import PreferenceShift, check_unseen, shift_on
-from steerlens.measures.logit_lens import logit_lens
+from steerlens._steered import check_prompts, steer_all
+from steerlens.errors import MeasureError
+from steerlens.measures.effect import check_unseen
+from steerlens.measures.logit_lens import LogitLens, logit_lens
 from steerlens.measures.side_effects import SideEffects
 from steerlens.measures.side_effects import side_effects as measure_side_effects
 from steerlens.measures.similarity import cosines
-from steerlens.methods.caa import caa_differences
-from steerlens.methods.controls import random_vectors, shuffled_vectors
+from steerlens.methods.controls import random_vectors
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import Positions, check_model, check_positions
+from steerlens.resid import Positions, check_model
 from steerlens.vector import SteeringVector, check_fits, check_same_space
 
 
+@checked(
+    MeasureError,
+    a=KNOWN["vector"],
+    b=KNOWN["vector"],
+    more=each(KNOWN["vector"]),
+    prompts=any_prompts,
+    norm=number(above=0),
+    nulls=flag,
+    side_effects=flag,
+)
 def compare(
     a: SteeringVector,
     b: SteeringVector,
@@ -78,7 +84,7 @@ def compare(
         MeasureError: the pairs trained or selected a vector, or a vector is zero (as the model sees it).
     """
     check_same_space(a, b, *more)
-    check_positions(positions)
+    multipliers = tuple(multipliers)
     vectors = tuple(vector.effective for vector in (a, b, *more))
     alike = cosines(vectors)
     named = dict(zip(method_labels(vectors), vectors, strict=True))
@@ -88,167 +94,53 @@ def compare(
         return Comparison(tuple(named), vectors, alike, missing=(why,))
     for vector in vectors:
         check_fits(vector, identify(model))
-    trained = find_training_pairs(vectors)
+    trained = find_training(named)
     pairs = find_test_pairs(trained, vectors) if pairs is None else pairs
     seen = 0 if pairs is None else check_unseen(vectors, pairs, allow_seen=allow_seen)
     scale = vectors[0].norm if norm is None else norm
-    to = _Settings(tuple(multipliers), positions, scale, n_random, seed, progress)
+    to = Settings(multipliers, positions, scale, n_random, seed, progress)
+    # Activations are read off pairs that have one prompt for both sides.
+    material = next((known.pairs for known in trained.values() if known.pairs.rejected_prompts is None), None)
+    like = next((known.pairs for known in trained.values()), None)
+    if prompts:
+        check_prompts(model, prompts, max_new_tokens, like=like)
+    if pairs is not None:
+        pairs.encode(model)  # refuses what doesn't fit, before minutes of work
     missing = []
-    if nulls and trained is None:
+    if nulls and material is None:
         missing.append("the vectors' training pairs are not known here, so there are no nulls from activations")
     if pairs is None:
         missing.append("no test part of the vectors' pairs is known here: pass pairs= for held-out shifts")
-    measured: dict[str, Any] = {
-        "lens": {
-            label: logit_lens(model, v, label=label, pairs=trained if nulls else None, seed=seed, progress=progress)
-            for label, v in named.items()
-        }
-    }
-    if nulls and trained is not None:
-        measured["similarity"] = similarity(named, model=model, pairs=trained, seed=seed, progress=progress)
+    measured: dict[str, Any] = {"lens": _lens(model, named, trained if nulls else {}, material if nulls else None, to)}
+    if nulls and material is not None:
+        about: Any = {"model": model, "material": material, "labelled": trained}
+        measured["similarity"] = similarity_to(named, **about, seed=seed, progress=progress)
     costs = measured["costs"] = _costs(model, named, to) if side_effects else None
-    measured |= _shifts(model, named, pairs, trained, costs, to, seen)
+    measured |= measure_shifts(model, named, pairs, trained, costs, to, seen)
     if prompts:
-        asked = {"multipliers": multipliers, "positions": positions, "max_new_tokens": max_new_tokens}
-        measured["steered"] = steer_all(model, named, prompts, scale, like=trained, progress=progress, **asked)  # type: ignore[arg-type]
+        asked: Any = {"multipliers": multipliers, "positions": positions, "max_new_tokens": max_new_tokens}
+        measured["steered"] = steer_all(model, named, prompts, scale, like=like, progress=progress, **asked)
     return Comparison(tuple(named), vectors, alike, missing=tuple(missing), **measured)
 
 
-class _Settings(NamedTuple):
-    multipliers: tuple[float, ...]
-    positions: Positions
-    norm: float
-    n_random: int
-    seed: int
-    progress: bool
+def _lens(
+    model: HookedTransformer,
+    named: Mapping[str, SteeringVector],
+    trained: Mapping[str, Training],
+    material: PreferencePairs | None,
+    to: Settings,
+) -> dict[str, LogitLens]:
+    """Each vector's logit lens, beside directions with the covariance of its own pairs' activations, else of the material's."""
+    found = {}
+    for label, vector in named.items():
+        own = trained[label].pairs if label in trained else material
+        own = own if own is None or own.rejected_prompts is None else material
+        found[label] = logit_lens(model, vector, label=label, pairs=own, seed=to.seed, progress=to.progress)
+    return found
 
 
-class _Job(NamedTuple):
-    """A vector to be steered with, and where its shift belongs."""
-
-    kind: str
-    label: str
-    vector: SteeringVector
-    multipliers: tuple[float, ...]
-
-
-def _costs(model: HookedTransformer, named: Mapping[str, SteeringVector], to: _Settings) -> SideEffects:
+def _costs(model: HookedTransformer, named: Mapping[str, SteeringVector], to: Settings) -> SideEffects:
     """Side effects at equal norm, beside a random direction's."""
     vectors = {label: v.scaled_to(to.norm) for label, v in named.items()}
     vectors["random"] = random_vectors(next(iter(vectors.values())), 1, seed=to.seed)[0]
     return measure_side_effects(model, vectors, multipliers=(-1, 0, 1), positions=to.positions, progress=to.progress)
-
-
-def _shifts(
-    model: HookedTransformer,
-    named: Mapping[str, SteeringVector],
-    pairs: PreferencePairs | None,
-    trained: PreferencePairs | None,
-    costs: SideEffects | None,
-    to: _Settings,
-    seen: int,
-) -> dict[str, Any]:
-    """What every vector, part and control does to the pairs: at its own norm, at equal norm and, with costs, at equal KL."""
-    found: dict[str, dict[str, list[PreferenceShift]]] = {}
-    drawn = _random(named, to)
-    at_equal_kl: list[_Job] = []
-    equal: EqualKL | None = None
-    if costs is not None:
-        # Without pairs there is nothing to hold against the controls.
-        controls = drawn if pairs is not None else []
-        equal, scaled, drawn_there = match_kl(model, named, to.norm, costs, controls, progress=to.progress)
-        at_equal_kl = [_Job("equal KL", label, v, (-1.0, 1.0)) for label, v in scaled.items()]
-        at_equal_kl += [_Job("control at equal KL", "random", v, (-1.0, 1.0)) for v in drawn_there]
-    if pairs is None:
-        return {"equal_kl": equal, "matched_norm": to.norm}
-    jobs = [*_jobs(named, to), *_control_jobs(model, named, trained, drawn, to), *at_equal_kl]
-    encoded = pairs.encode(model)
-    scorers = PairScorer.at_layers(model, encoded, sorted({v.layer for v in named.values()}), progress=to.progress)
-    for job in tqdm(jobs, desc="comparing", unit="vector", disable=not to.progress, leave=False):
-        kept = found.setdefault(job.kind, {}).setdefault(job.label, [])
-        same = _measured_before(job, found)
-        kept.append(
-            same
-            or shift_on(
-                scorers[job.vector.layer],
-                job.vector,
-                pairs,
-                job.multipliers,
-                to.positions,
-                label=job.label,
-                seen_pairs=seen,
-            )
-        )
-    single = {kind: {label: shifts[0] for label, shifts in group.items()} for kind, group in found.items()}
-    if equal is not None:
-        controls_at_kl = tuple(found.get("control at equal KL", {}).get("random", ()))
-        equal = replace(equal, shifts=single.get("equal KL", {}), controls=controls_at_kl)
-    return {
-        "own": single["own"],
-        "matched": single["matched"],
-        "matched_norm": to.norm,
-        "parts": single.get("part", {}),
-        "controls": {label: tuple(shifts) for label, shifts in found.get("control", {}).items()},
-        "equal_kl": equal,
-    }
-
-
-def _measured_before(job: _Job, found: Mapping[str, Mapping[str, list[PreferenceShift]]]) -> PreferenceShift | None:
-    """The same vector's shift at another strength's name: the first one's own norm is the equal norm, and has its KL."""
-    before = {"matched": "own", "equal KL": "matched"}.get(job.kind)
-    for shift in found.get(before, {}).get(job.label, ()) if before is not None else ():
-        if shift.norm == job.vector.norm and set(job.multipliers) <= set(shift.multipliers):
-            at = [shift.multipliers.index(m) for m in job.multipliers]
-            chosen, rejected = (np.take(side, at, axis=1) for side in (shift.chosen, shift.rejected))
-            return replace(shift, multipliers=job.multipliers, chosen=chosen, rejected=rejected)
-    return None
-
-
-def _jobs(named: Mapping[str, SteeringVector], to: _Settings) -> Iterator[_Job]:
-    for label, vector in named.items():
-        yield _Job("own", label, vector, to.multipliers)
-    for label, vector in named.items():
-        yield _Job("matched", label, vector.scaled_to(to.norm), to.multipliers)
-    for label, part in _parts(named, to.norm):
-        yield _Job("part", label, part, _around(to))
-
-
-def _around(to: _Settings) -> tuple[float, ...]:
-    return tuple(m for m in to.multipliers if abs(m) == 1) or to.multipliers
-
-
-def _parts(named: Mapping[str, SteeringVector], norm: float) -> list[tuple[str, SteeringVector]]:
-    """The second vector's part along the first and the rest, as they are in it at the matched norm."""
-    a, b = (list(named)[i] for i in first_two(tuple(named)))
-    if named[a].layer != named[b].layer:
-        return []
-    whole = named[b].scaled_to(norm)
-    found = [(f"{b} along {a}", whole.along(named[a])), (f"{b} off {a}", whole.off(named[a]))]
-    # A vector and its own multiple leave nothing but rounding: there is no part to steer with.
-    return [(name, part) for name, part in found if part.norm > 1e-3 * norm]
-
-
-def _random(named: Mapping[str, SteeringVector], to: _Settings) -> list[SteeringVector]:
-    """Random directions of the matched norm."""
-    like = next(iter(named.values())).scaled_to(to.norm)
-    return random_vectors(like, to.n_random, seed=to.seed) if to.n_random else []
-
-
-def _control_jobs(
-    model: HookedTransformer,
-    named: Mapping[str, SteeringVector],
-    trained: PreferencePairs | None,
-    drawn: Sequence[SteeringVector],
-    to: _Settings,
-) -> Iterator[_Job]:
-    """Random directions, and a shuffled-label CAA vector where the training pairs are at hand; all of the matched norm."""
-    for vector in drawn:
-        yield _Job("control", "random", vector, _around(to))
-    if trained is not None and trained.rejected_prompts is None and len(trained) > 1:
-        like = next(iter(named.values())).scaled_to(to.norm)
-        caa = next((v for v in named.values() if v.method == "caa"), None)
-        position: Any = "mean" if caa is None else caa.settings.get("position", "mean")
-        differences = caa_differences(model, trained, like.layer, position=position, progress=to.progress)
-        yield _Job(
-            "control", "shuffled labels", shuffled_vectors(like, differences, 1, seed=to.seed)[0], to.multipliers
-        )

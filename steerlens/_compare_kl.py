@@ -58,8 +58,8 @@ def match_kl(
     controls: Sequence[SteeringVector],
     *,
     progress: bool,
-) -> tuple[EqualKL, dict[str, SteeringVector], list[SteeringVector]]:
-    """The matching multipliers, without shifts, and the vectors and controls that reach the target, scaled to it.
+) -> tuple[EqualKL, dict[str, float], dict[int, float]]:
+    """The matching multipliers, without shifts: (the result, each vector's that reaches the target, each control's by its place).
 
     Args:
         norm: the equal norm, at which the KL of +-1 is read from `costs`; there the searches begin.
@@ -70,7 +70,7 @@ def match_kl(
     at = [costs.multipliers.index(m) for m in (1.0, -1.0)]
     items = {label: costs.kl[costs.row(label)][at] for label in vectors}
     like = partial(_match, texts, items[first].mean(0), first, progress)
-    scaled = {first: vectors[first].scaled_to(norm)}
+    multiples = {first: norm / vectors[first].norm}
     signs = {first: _each_sign(items[first])}
     matches: dict[str, Match] = {}
     unreached: dict[str, str] = {}
@@ -81,15 +81,15 @@ def match_kl(
         except MeasureError as error:
             unreached[label] = str(error)
         else:
-            scaled[label] = vector * matches[label].multiplier
-    drawn = []
-    for control in controls:
+            multiples[label] = matches[label].multiplier
+    reached = {}
+    for i, control in enumerate(controls):
         try:
-            drawn.append(control * like(control, "random", {1.0: None})[0].multiplier)
+            reached[i] = like(control, "random", {1.0: None})[0].multiplier
         except MeasureError:  # `n_random` tells how many there were
             continue
     target = float(items[first].mean())
-    return EqualKL(first, target, signs, matches, unreached, n_random=len(controls)), scaled, drawn
+    return EqualKL(first, target, signs, matches, unreached, n_random=len(controls)), multiples, reached
 
 
 Signs = Float[np.ndarray, "2 item"]

@@ -1,24 +1,27 @@
 """`sl.similarity`: cosines of vectors beside those of vectors with nothing in common."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
 from transformer_lens import HookedTransformer
 
+from steerlens._door import checked, one_of, whole
+from steerlens._find import Training
 from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled
 from steerlens.errors import MeasureError
-from steerlens.measures.activations import covariances
+from steerlens.measures.activations import Material, covariances
 from steerlens.measures.similarity import Similarity, null_cosines, sees_mean, unit_vectors
 from steerlens.methods.caa import ReadPosition, caa_differences
 from steerlens.methods.controls import shuffled_vectors
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import check_model
-from steerlens.vector import check_fits
+from steerlens.vector import SteeringVector, check_fits
 
 
+@checked(MeasureError, position=one_of(ReadPosition), n_null=whole(least=100))
 def similarity(
     vectors: Vectors,
     *,
@@ -56,59 +59,100 @@ def similarity(
     named, material = labelled(vectors), pairs if texts is None else texts
     if len(named) < 2:
         raise MeasureError("there is one vector; expected two or more to compare")
-    if n_null < 100:
-        raise MeasureError(f"n_null={n_null!r}; expected at least 100 draws, for p-values down to 0.01")
     if (model is None) != (material is None):
         raise MeasureError(
             "model= goes with pairs= or texts=: give both for whitened cosines and for nulls from activations, or neither"
         )
-    given = tuple(named.values())
-    if model is not None:
-        identity = identify(check_model(model))
-        for vector in given:
-            check_fits(vector, identity)
-        given = tuple(replace(vector, model=identity) for vector in given)
-    units, layers = unit_vectors(given), tuple(vector.layer for vector in given)
-    dimensions = units.shape[1] - (not sees_mean(given))
     if model is None or material is None:
-        return Similarity(tuple(named), layers, dimensions, {"plain": units})
+        given = tuple(named.values())
+        units = unit_vectors(given)
+        dimensions = units.shape[1] - (not sees_mean(given))
+        return Similarity(tuple(named), tuple(vector.layer for vector in given), dimensions, {"plain": units})
+    labelled_pairs = {} if pairs is None else dict.fromkeys(named, Training(pairs, position))
+    return similarity_to(
+        named,
+        model=model,
+        material=material,
+        labelled=labelled_pairs,
+        n_null=n_null,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def similarity_to(
+    named: Mapping[str, SteeringVector],
+    *,
+    model: HookedTransformer,
+    material: Material,
+    labelled: Mapping[str, Training],
+    n_null: int = 200,
+    seed: int = 0,
+    batch_size: int = 8,
+    progress: bool = True,
+) -> Similarity:
+    """`similarity` with a model, where each vector's labels are shuffled in its own pairs, read at its own position.
+
+    Args:
+        material: pairs or texts, for the activations' covariance.
+        labelled: by vector; one that is not in it stands with the first that is, and without any there is no such null.
+    """
+    identity = identify(check_model(model))
+    for vector in named.values():
+        check_fits(vector, identity)
+    given = {label: replace(vector, model=identity) for label, vector in named.items()}
+    units, layers = unit_vectors(tuple(given.values())), tuple(vector.layer for vector in given.values())
     distinct = sorted(set(layers))
     found = covariances(model, material, distinct, batch_size=batch_size, progress=progress)
-    draws: dict[str, dict[int, np.ndarray]] = {}
-    if pairs is not None and pairs.rejected_prompts is None and len(pairs) > 1:
-        like = {vector.layer: vector for vector in given}
-        differences = {
-            layer: caa_differences(model, pairs, layer, position=position, batch_size=batch_size, progress=progress)
-            for layer in distinct
-        }
-        draws["shuffled labels"] = {
-            layer: unit_vectors(shuffled_vectors(like[layer], rows.cpu(), n_null, seed=seed))
-            for layer, rows in differences.items()
-        }
-    draws["random (covariance)"] = {
-        layer: found[layer].directions(n_null, seed=seed + i) for i, layer in enumerate(distinct)
-    }
-    directions, nulls = {"plain": units}, {"plain": _cosines_of(draws, layers, units)}
+    draws: dict[str, list[np.ndarray]] = {}
+    if any(known.can_shuffle for known in labelled.values()):
+        draws["shuffled labels"] = _shuffled(model, given, labelled, n_null, seed, batch_size, progress)
+    of_layer = {layer: found[layer].directions(n_null, seed=seed + i) for i, layer in enumerate(distinct)}
+    draws["random (covariance)"] = [of_layer[layer] for layer in layers]
+    directions = {"plain": units}
+    nulls = {"plain": {null: null_cosines(own, units) for null, own in draws.items()}}
     white = np.concatenate([found[layer].whitened(unit[None]) for layer, unit in zip(layers, units, strict=True)])
     directions["whitened"] = white / np.linalg.norm(white, axis=1, keepdims=True)
-    white_draws = {
-        null: {layer: found[layer].whitened(rows) for layer, rows in by_layer.items()}
-        for null, by_layer in draws.items()
+    nulls["whitened"] = {
+        null: null_cosines(
+            [found[layer].whitened(rows) for layer, rows in zip(layers, own, strict=True)], directions["whitened"]
+        )
+        for null, own in draws.items()
     }
-    nulls["whitened"] = _cosines_of(white_draws, layers, directions["whitened"])
     return Similarity(
         labels=tuple(named),
         layers=layers,
-        dimensions=dimensions,
+        dimensions=units.shape[1] - (not sees_mean(tuple(given.values()))),
         directions=directions,
         nulls=nulls,
         tokens=found[distinct[0]].tokens,
         shrinkage={layer: found[layer].shrinkage for layer in distinct},
-        data=f"{len(material)} texts" if pairs is None else pairs.provenance,
+        data=material.provenance if isinstance(material, PreferencePairs) else f"{len(material)} texts",
     )
 
 
-def _cosines_of(
-    draws: dict[str, dict[int, np.ndarray]], layers: Sequence[int], units: Float[np.ndarray, "vector d_model"]
-) -> dict[str, Float[np.ndarray, "vector other draw"]]:
-    return {null: null_cosines([by_layer[at] for at in layers], units) for null, by_layer in draws.items()}
+def _shuffled(
+    model: HookedTransformer,
+    given: Mapping[str, SteeringVector],
+    labelled: Mapping[str, Training],
+    n_null: int,
+    seed: int,
+    batch_size: int,
+    progress: bool,
+) -> list[Float[np.ndarray, "draw d_model"]]:
+    """Unit vectors of shuffled labels in each vector's place; pairs that several share are read once a layer."""
+    first = next(known for known in labelled.values() if known.can_shuffle)
+    made: dict[object, np.ndarray] = {}
+    found = []
+    for label, vector in given.items():
+        own = labelled.get(label, first)
+        own = own if own.can_shuffle else first
+        key = (vector.layer, own.position, own.pairs.digest, own.pairs.template, own.pairs.system_prompt)
+        if key not in made:
+            rows = caa_differences(
+                model, own.pairs, vector.layer, position=own.position, batch_size=batch_size, progress=progress
+            )
+            made[key] = unit_vectors(shuffled_vectors(vector, rows.cpu(), n_null, seed=seed))
+        found.append(made[key])
+    return found

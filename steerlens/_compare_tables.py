@@ -12,7 +12,9 @@ from steerlens.measures.effect import PreferenceShift, Quantity
 if TYPE_CHECKING:
     from steerlens._comparison import Comparison
 
-PARTS: tuple[Quantity, ...] = ("odd", "even", "odd_per_token", "even_per_token")
+PARTS: tuple[Quantity, ...] = (
+    "odd", "even", "odd_per_token", "even_per_token", "even_chosen", "even_rejected", "chosen", "rejected"
+)  # fmt: skip
 UNREACHED = "equal KL: not reached"
 
 
@@ -39,11 +41,12 @@ def effects(comparison: "Comparison", multiplier: float) -> pd.DataFrame:
         if is_control and shift.label == "random":
             at_random.setdefault(strength, []).append(shift)
             continue
-        at = shift.odd_multipliers.index(multiplier)
         row: dict[str, Any] = {"vector": shift.label, "strength": strength, "norm": shift.norm}
         for q in PARTS:
+            at = shift.columns(q).index(multiplier)
             low, high = (float(side[at]) for side in shift.interval(q))
             row |= {q: float(shift.mean(q)[at]), f"{q}_low": low, f"{q}_high": high}
+        row |= _moved([shift], multiplier)
         (controls if is_control else rows).append(row)
     if rows and multiplier == 1:
         rows += _unreached(comparison)
@@ -51,10 +54,24 @@ def effects(comparison: "Comparison", multiplier: float) -> pd.DataFrame:
     return pd.DataFrame([*rows, *controls, *drawn])
 
 
+def _moved(shifts: Sequence[PreferenceShift], multiplier: float) -> dict[str, Any]:
+    """The shares of pairs that go the wrong way under both signs, and the signs at which both responses of any shift fall."""
+    both = [[shift.multipliers.index(sign * multiplier) for sign in (1, -1)] for shift in shifts]
+    wrong = np.mean([shift.wrong_way[at] for shift, at in zip(shifts, both, strict=True)], axis=0)
+    fall = np.any([shift.both_fall[at] for shift, at in zip(shifts, both, strict=True)], axis=0)
+    told = ", ".join(f"{sign * multiplier:+g}" for sign, falls in zip((1, -1), fall, strict=True) if falls)
+    return {"wrong_way": float(wrong[0]), "wrong_way_opposite": float(wrong[1]), "both_fall": told}
+
+
 def _unreached(comparison: "Comparison") -> Iterator[dict[str, Any]]:
-    numbers = ["norm", *(f"{q}{end}" for q in PARTS for end in ("", "_low", "_high"))]
+    numbers = [
+        "norm",
+        "wrong_way",
+        "wrong_way_opposite",
+        *(f"{q}{end}" for q in PARTS for end in ("", "_low", "_high")),
+    ]
     for label in comparison.equal_kl.unreached if comparison.equal_kl is not None else ():
-        yield {"vector": label, "strength": UNREACHED} | dict.fromkeys(numbers, np.nan)
+        yield {"vector": label, "strength": UNREACHED, "both_fall": ""} | dict.fromkeys(numbers, np.nan)
 
 
 def _drawn(
@@ -66,14 +83,14 @@ def _drawn(
         asked, norm = comparison.equal_kl.n_random, float(np.mean([shift.norm for shift in shifts]))
     told = f"{n}" if n == asked else f"{n} of {asked}"
     row: dict[str, Any] = {"vector": "random", "strength": f"{strength}, {told} drawn", "norm": norm}
-    at = shifts[0].odd_multipliers.index(multiplier)
     for q in PARTS:
+        at = shifts[0].columns(q).index(multiplier)
         means = [float(shift.mean(q)[at]) for shift in shifts]
         low, high = min(means), max(means)
         if q.startswith("odd"):
             low, high = -max(-low, high), max(-low, high)
         row |= {q: np.nan, f"{q}_low": low, f"{q}_high": high}
-    return row
+    return row | _moved(shifts, multiplier)
 
 
 def seed_spread(comparison: "Comparison", multiplier: float) -> pd.DataFrame:
@@ -98,7 +115,7 @@ def _spread(comparison: "Comparison", labels: Sequence[str], multiplier: float) 
             alike = _alike(comparison, [shift.label for shift in mine])
             row: dict[str, Any] = {"strength": strength, "seeds": len(mine), **_range("cosine", alike)}
             for q in PARTS:
-                row |= _range(q, np.array([shift.mean(q)[shift.odd_multipliers.index(multiplier)] for shift in mine]))
+                row |= _range(q, np.array([shift.mean(q)[shift.columns(q).index(multiplier)] for shift in mine]))
             yield row
 
 
@@ -116,16 +133,20 @@ def tidy(comparison: "Comparison") -> pd.DataFrame:
     """`Comparison.to_frame`."""
     rows: list[dict[str, Any]] = []
     for strength, shift in comparison.shifts():
+        sides = {"chosen_nats": shift.mean("chosen"), "rejected_nats": shift.mean("rejected")}
+        sides |= {"wrong_way": shift.wrong_way, "both_fall": shift.both_fall}
         for quantity, unit in (("values", "nats"), ("per_token", "nats per token")):
             low, high = shift.interval(quantity)  # type: ignore[arg-type]
             mean = shift.mean(quantity)  # type: ignore[arg-type]
             for i, m in enumerate(shift.multipliers):
                 row = {"vector": shift.label, "strength": strength, "norm": shift.norm, "multiplier": m, "unit": unit}
-                rows.append({**row, "mean": mean[i], "low": low[i], "high": high[i], "pairs": len(shift.prompts)})
+                row |= {"mean": mean[i], "low": low[i], "high": high[i], "pairs": len(shift.prompts)}
+                rows.append(row | {name: values[i] for name, values in sides.items()})
     if rows and comparison.equal_kl is not None:
         for label in comparison.equal_kl.unreached:
             row = {"vector": label, "strength": UNREACHED, "multiplier": 1.0, "unit": "nats", "pairs": 0}
-            rows.append(row | dict.fromkeys(("norm", "mean", "low", "high"), np.nan))
+            numbers = ("norm", "mean", "low", "high", "chosen_nats", "rejected_nats", "wrong_way")
+            rows.append(row | dict.fromkeys(numbers, np.nan) | {"both_fall": False})
     if rows:
         return pd.DataFrame(rows)
     cosine = dict(zip(comparison.labels, comparison.cosines[0], strict=True))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -40,8 +40,8 @@ class Comparison(Result):
     for all of them.
     """
 
-    labels: tuple[str, ...]
-    vectors: tuple[SteeringVector, ...]
+    labels: Annotated[tuple[str, ...], "vector"]
+    vectors: Annotated[tuple[SteeringVector, ...], "vector"]
     """as the model sees them (`SteeringVector.effective`)"""
     cosines: Float[np.ndarray, "vector vector"]
     own: Mapping[str, PreferenceShift] = field(default_factory=dict)
@@ -157,7 +157,8 @@ class Comparison(Result):
 
         Args:
             a, b: labels, or the common names of several seeds (`seeds`).
-            quantity: "odd" (nats, the direction's part), "odd_per_token", "even", "even_per_token", "values", "per_token".
+            quantity: "odd" (nats, the direction's part), "odd_per_token", "even", "even_per_token", "values", "per_token",
+                "chosen", "rejected", "even_chosen", "even_rejected" (nats).
             at: "own norm", "equal norm", or "equal KL" (at multiplier 1).
 
         Raises:
@@ -166,7 +167,7 @@ class Comparison(Result):
         check_quantity(quantity)
         values = []
         for shift in (self.shift(a, at), self.shift(b, at)):
-            columns = shift.multipliers if quantity in ("values", "per_token") else shift.odd_multipliers
+            columns = shift.columns(quantity)  # type: ignore[arg-type]  # checked above
             if multiplier not in columns:
                 raise MeasureError(f"multiplier={multiplier!r} was not measured at {at}; {quantity} has {columns}")
             values.append(getattr(shift, quantity)[:, [columns.index(multiplier)]])
@@ -192,7 +193,10 @@ class Comparison(Result):
     def effects(self, multiplier: float = 1.0) -> pd.DataFrame:
         """Odd and even parts at one multiplier, a row per measured vector: means over pairs with 95% bootstrap intervals.
 
-        Columns: vector, strength, norm, and for each of odd, even, odd_per_token, even_per_token: its mean, low and high.
+        Columns: vector, strength, norm; of odd, even, odd_per_token and even_per_token (of the margin), even_chosen and
+        even_rejected (of log p of each response), chosen and rejected (at the multiplier itself) the mean, low and high;
+        wrong_way and wrong_way_opposite, the shares of pairs whose margin moves against the sign of the multiplier and of its
+        opposite; both_fall, the signs at which both responses become less likely, "" where neither does.
         Random directions are one row, "from" their lowest to their highest mean; a direction's opposite is as random and
         has the opposite odd part, so that of the odd parts is symmetric. A vector that reaches the first one's KL at no
         multiplier is "equal KL: not reached", with NaN for numbers.

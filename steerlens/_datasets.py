@@ -9,6 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
+from steerlens._arguments import checked_path
 from steerlens._readers import Table, read_file
 from steerlens.errors import PairsError
 
@@ -35,7 +36,8 @@ class Known:
     def files(self, kind: Kind, name: str) -> dict[str, str]:
         """{part: path below the data folder} for a name that fits this one's."""
         chosen: Files = {"pairs": self.pairs, "questions": self.questions, "prompts": self.prompts}[kind]
-        return {part: path.replace("*", name.rpartition("/")[2]) for part, path in chosen.items()}
+        named = name[len(self.name) - 1 :] if self.name.endswith("*") else ""
+        return {part: path.replace("*", named) for part, path in chosen.items()}
 
 
 _BIPO = ("MIT", "https://github.com/CaoYuanpu/BiPO", "Cao et al. 2024, arXiv 2406.00045")
@@ -139,6 +141,14 @@ def datasets() -> pd.DataFrame:
     return pd.DataFrame([*ours, *theirs, _HUB])
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False too for what the system takes for no path: a NUL, a name too long."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def read_published(name: str, kind: Kind, data_dir: str | Path | None) -> Table | None:
     """The rows of a published set by its name, each part's in the column `split`; None where the name is not known.
 
@@ -148,22 +158,27 @@ def read_published(name: str, kind: Kind, data_dir: str | Path | None) -> Table 
     known = next((known for known in PUBLISHED if fnmatch(name, known.name)), None)
     if known is None:
         return None
+    if any(part in ("", ".", "..") or "\0" in part for part in name.split("/")):
+        raise PairsError(
+            f"{name!r} names no file below the folder for data; expected {known.name.replace('*', 'a-file')!r}"
+        )
     files = known.files(kind, name)
     if not files:
         has = [f"sl.load_{other}" for other in KINDS if getattr(known, other)]
         raise PairsError(f"{name} has no {kind}; expected one of {', '.join(has)} to read it")
     given = data_dir if data_dir is not None else os.environ.get(DATA_VARIABLE)
-    missing = [path for path in files.values() if given is None or not (Path(given) / path).is_file()]
-    if given is None or missing:
+    folder = None if given is None else checked_path("data_dir", given, error=PairsError)
+    missing = [path for path in files.values() if folder is None or not is_file(folder / path)]
+    if folder is None or missing:
         where = (
-            f"no folder for data is set ({DATA_VARIABLE})" if given is None else f"{given} has no {', '.join(missing)}"
+            f"no folder for data is set ({DATA_VARIABLE})"
+            if folder is None
+            else f"{folder} has no {', '.join(missing)}"
         )
         raise PairsError(
             f"{name} is published data that steerlens doesn't ship, and {where}. Get it from {known.source} "
             f"({known.licence}), put it into a folder of yours as {', '.join(files.values())}, and name that folder: "
             f"data_dir=..., or the environment variable {DATA_VARIABLE}"
         )
-    rows = [
-        {**row, "split": part} if part else row for part, path in files.items() for row in read_file(Path(given) / path)
-    ]
+    rows = [{**row, "split": part} if part else row for part, path in files.items() for row in read_file(folder / path)]
     return Table(tuple(rows), name)

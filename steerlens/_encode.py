@@ -1,11 +1,15 @@
 """Preference pairs as token ids: exact at the seam between prompt and response, one BOS, one end-of-turn token."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from steerlens._templates import Template, Turn, check_template, render
+from steerlens._rows import listed
+from steerlens._templates import Template, Turn, chat_end, check_system_prompt, check_template, render
 from steerlens.errors import PairsError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,10 @@ class Encoder:
         if self.tokenizer is None:
             raise PairsError("the model has no tokenizer: set one with model.set_tokenizer(tokenizer)")
         check_template(template)
+        check_system_prompt(system_prompt)
         self.template, self.system_prompt = template, system_prompt
+        self.d_vocab = int(model.cfg.d_vocab)
+        self._told = False
         # TransformerLens gives a tokenizer without a BOS its EOS as one; default_prepend_bos tells whether it has one.
         self.bos = self.tokenizer.bos_token_id if model.cfg.default_prepend_bos else None
 
@@ -86,20 +93,40 @@ class Encoder:
         sides = tuple(tuple(self._response(turn, text, ends=ends)) for text in responses)
         return EncodedChoice(tuple(self._open(turn)), sides)
 
-    def end_of_turn(self) -> int:
-        """The token that closes a response."""
-        return self._end(self._turn("a question"))
+    def end_of_turn(self, prompt: str = "a question") -> int:
+        """The token that closes a response to the prompt: a text in the chat template's format ends as the template does."""
+        return self._end(self._turn(prompt))
+
+    def ends(self, prompts: Sequence[str]) -> set[int]:
+        """Every token that ends an answer to the prompts as far as the tokenizer knows: its EOS, and its template's end of turn."""
+        as_they_are = self.template == "plain" or callable(self.template)  # then each may be in a format of its own
+        found = {self.tokenizer.eos_token_id, *map(self.end_of_turn, prompts if as_they_are else prompts[:1])}
+        own = chat_end(self.tokenizer)
+        return {end for end in (*found, own and self.tokenizer.convert_tokens_to_ids(own)) if end is not None}
+
+    def token_ids(self, text: str) -> list[int]:
+        """The tokens of a text by itself, without the space that SentencePiece-like tokenizers put before one."""
+        alone = self._ids(text)
+        return alone if len(alone) == 1 else self._continue(Turn("\n", needs_bos=False), text)
 
     def generation_prompt(self, text: str) -> list[int]:
-        """The tokens to generate from: the prompt, and what the format puts before every response."""
+        """The tokens to generate from: the prompt, or where the chat template lets generation begin if that is elsewhere."""
         turn = self._turn(text)
-        return self._open(Turn(turn.prompt + turn.lead.rstrip(" "), needs_bos=turn.needs_bos))
+        return self._open(turn if turn.opening is None else replace(turn, prompt=turn.opening))
 
     def _turn(self, prompt: str) -> Turn:
         return render(self.tokenizer, prompt, self.template, self.system_prompt)
 
     def _ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        beyond = max(ids, default=0)
+        if beyond >= self.d_vocab:
+            raise PairsError(
+                f"the tokenizer gives {self.tokenizer.convert_ids_to_tokens(beyond)!r:.60} the id {beyond}, and the model has "
+                f"embeddings for {self.d_vocab} tokens: it belongs to another model, or has tokens added that the model was not "
+                "resized for. Set the model's own: model.set_tokenizer(tokenizer)"
+            )
+        return ids
 
     def _open(self, turn: Turn) -> list[int]:
         ids = self._ids(turn.prompt)
@@ -116,19 +143,44 @@ class Encoder:
         return end
 
     def _response(self, turn: Turn, text: str, *, ends: bool = True) -> list[int]:
-        text = text.strip() if turn.strips else text
-        ids = self._continue(turn.prompt, turn.lead + text + turn.tail)
+        ids = self._continue(turn, turn.response(text) + turn.tail)
         if not ends:
             return ids
         end = self._end(turn)
         return ids if ids[-1:] == [end] else [*ids, end]  # some published responses bring the token along
 
-    def _continue(self, prompt: str, text: str) -> list[int]:
-        """The tokens of `text` behind `prompt`, whose own tokens stay as they are."""
+    def _continue(self, turn: Turn, text: str) -> list[int]:
+        """The tokens of `text` behind a prompt, whose own tokens stay as they are."""
         # Where the prompt's last token would merge with the text's first, encode the text behind a character that merges
         # with nothing: by itself it would get a leading space from SentencePiece-like tokenizers.
-        for before in (prompt, "\n", "]", ".", "a"):
+        for before in (turn.prompt, "\n", "]", ".", "a"):
             head, whole = self._ids(before), self._ids(before + text)
             if whole[: len(head)] == head:
                 return whole[len(head) :]
+            if turn.write is not None and not self._told:
+                self._told = True
+                log.warning(
+                    "in the chat template's text %r the answer's first token would merge with the one before it: they are kept "
+                    "apart, so these tokens are not quite the template's. Take white space off the answers' beginnings",
+                    (before + text)[-60:],
+                )
         return self._ids(text)
+
+
+def check_differ(sides: Sequence[Sequence[object]], rows: Sequence[int], provenance: str, what: str) -> None:
+    """Raise PairsError where the two sides that a method learns from are the same tokens; what it learned would be rounding.
+
+    Texts that differ may be the same tokens: where a template strips white space, an end mark is written out, or a character
+    is not known.
+
+    Args:
+        sides: the tokens of both sides of each pair.
+        rows, provenance: the pairs' own, to name them by.
+        what: the sides, in words.
+    """
+    same = [row for row, (one, other) in zip(rows, sides, strict=True) if one == other]
+    if same:
+        raise PairsError(
+            f"{what} are the same tokens in {len(same)} of {len(sides)} pairs, rows {listed(same)} of {provenance}: there is "
+            "nothing to learn from them. Leave these rows out, or let the texts differ by more than white space and end marks"
+        )

@@ -1,13 +1,8 @@
-"""Whether two models have the same weights, however TransformerLens has processed them.
+"""Whether two models have the same weights, however TransformerLens has processed them."""
 
-Folding LayerNorm, centring and folding value biases rewrite the weights and leave the function. The numbers here are the
-same before and after: each is r @ W @ s for a weight W (its norm's gain multiplied in) and fixed random r, s, with r or s
-of mean zero along d_model, so that subtracting a mean changes nothing; of the biases only the MLP's output bias, which no
-processing moves elsewhere, is looked at. https://transformerlensorg.github.io: weight processing.
-"""
-
+import math
 import weakref
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steerlens._invariants import measure, rotary_tables
 from steerlens.errors import ModelError
 
-_known: "weakref.WeakKeyDictionary[Any, tuple[tuple[float, ...], ModelIdentity]]" = weakref.WeakKeyDictionary()
+_known: "weakref.WeakKeyDictionary[Any, tuple[object, ModelIdentity]]" = weakref.WeakKeyDictionary()
+# Rounding a weight to 8 or 11 bits moves a number by about 0.0022 or 0.0003 of its standard deviation (at most by 0.0082 and
+# 0.0009 on models of five families, processed or not), to 24 bits by 1e-7 (3e-7). Each number counts: in a mean over all of
+# them, a change of one weight alone gets lost.
+_ROUNDING = {"torch.bfloat16": 0.016, "torch.float16": 0.002}
+_EXACT = 2e-5
+_TANH_GELU = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")  # one function, written three times
 
 
 @dataclass(frozen=True)
@@ -34,38 +36,48 @@ class ModelIdentity:
     dtype: str
     fingerprint: tuple[float, ...]
     """r @ W @ s for the embeddings, every block's weights and output bias, and the unembedding, over its standard deviation."""
+    digest: str = ""
+    """sha256 of all parameters in float32 with their names and shapes, and of `settings`; "" where a record has none."""
+    settings: str = ""
+    """what makes the function beside the weights: eps, attention scale, activation, windows, caps, positions."""
+    scales: tuple[float, ...] = ()
+    """log sizes of all weights, their effective biases, rotary tables; like `fingerprint` the same after processing."""
 
     def same_weights(self, other: "ModelIdentity") -> bool:
         """Whether the two have the same weights up to processing and rounding to the coarser of the two dtypes."""
-        if (self.d_model, self.n_layers, len(self.fingerprint)) != (
-            other.d_model,
-            other.n_layers,
-            len(other.fingerprint),
-        ):
+        if (self.d_model, self.n_layers) != (other.d_model, other.n_layers):
             return False
-        # Rounding to 8 or 11 bits moves a number by about 0.0022 or 0.0003 of its standard deviation, to 24 by 1e-7.
-        # Each number counts: in a mean over all of them, a change of one weight alone gets lost.
-        coarse = {"torch.bfloat16": 0.016, "torch.float16": 0.002}
-        tolerance = max(coarse.get(self.dtype, 2e-5), coarse.get(other.dtype, 2e-5))
-        return bool(np.abs(np.subtract(self.fingerprint, other.fingerprint)).max() <= tolerance)
+        if self.settings and other.settings and self.settings != other.settings:
+            return False
+        tolerance = max(_ROUNDING.get(self.dtype, _EXACT), _ROUNDING.get(other.dtype, _EXACT))
+        return _are_close(self.fingerprint, other.fingerprint, tolerance) and (
+            not (self.scales and other.scales) or _are_close(self.scales, other.scales, tolerance)
+        )
 
     def describe(self) -> str:
         """One phrase for an error message."""
-        return f"{self.name} (d_model {self.d_model}, {self.n_layers} layers, weights {self.fingerprint[-1]:+.4f})"
+        weights = self.digest[:12] or "of no known digest: an older version wrote its record"
+        return f"{self.name} (d_model {self.d_model}, {self.n_layers} layers, weights {weights})"
+
+
+def _are_close(mine: tuple[float, ...], theirs: tuple[float, ...], tolerance: float) -> bool:
+    if len(mine) != len(theirs):
+        return False
+    return bool(np.abs(np.subtract(mine, theirs)).max(initial=0.0) <= tolerance)  # NaN is close to nothing
 
 
 def identify(model: Any) -> ModelIdentity:
     """The identity of a HookedTransformer; computed once per set of weights."""
     if is_spent(model):
         raise ModelError("the model's lower half was let go by free_lower=True: load it again")
-    version = _version(model)
+    settings = _settings(model)
+    version = _version(model), settings
     cached = _known.get(model)
     if cached is not None and cached[0] == version:
         return cached[1]
     kind = str(model.cfg.normalization_type or "none")
     done = [word for word, is_so in (("folded", kind.endswith("Pre")), ("centred", _is_centred(model, kind))) if is_so]
-    with torch.no_grad():
-        fingerprint = tuple(_numbers(model))
+    measured = measure(model, settings)
     identity = ModelIdentity(
         name=str(model.cfg.model_name),
         d_model=int(model.cfg.d_model),
@@ -73,22 +85,62 @@ def identify(model: Any) -> ModelIdentity:
         normalization=kind.removesuffix("Pre"),
         processing=", ".join(done) or "none",
         dtype=str(model.cfg.dtype),
-        fingerprint=fingerprint,
+        fingerprint=measured.fingerprint,
+        digest=measured.digest,
+        settings=settings,
+        scales=measured.scales,
     )
     _known[model] = (version, identity)
     return identity
 
 
-def _version(model: Any) -> tuple[float, ...]:
-    """Numbers that change when weights are replaced or edited; a few of each weight, for edits of `.data` count nowhere."""
-    weights = [p.detach() for p in model.parameters()]
-    steps = 7919 * torch.arange(32)
-    samples = [w[tuple((steps // (i + 1)) % n for i, n in enumerate(w.shape))].float().cpu() for w in weights]
+def _settings(model: Any) -> str:
+    """What makes the function beside the weights, where the model itself reads it: each value with how often it stands."""
+    cfg, blocks = model.cfg, model.blocks
+    norms: list[Any] = [
+        getattr(block, name, None) for block in blocks for name in ("ln1", "ln2", "ln1_post", "ln2_post")
+    ]
+    functions = [getattr(getattr(block, "mlp", None), "act_fn", None) for block in blocks]
+    acts = [getattr(act, "__name__", type(act).__name__) for act in functions if act is not None]
+    told: dict[str, list[str]] = {
+        "eps": [f"{norm.eps:.6g}" for norm in (*norms, getattr(model, "ln_final", None)) if hasattr(norm, "eps")],
+        "attention scale": [f"{block.attn.attn_scale:.6g}" for block in blocks],
+        "attention": [str(block.attn.attn_type) for block in blocks],
+        "activation": ["gelu, tanh" if act in _TANH_GELU else act for act in acts],
+    }
+    lines = [f"{name} " + ", ".join(f"{n} x {v}" for v, n in Counter(every).items()) for name, every in told.items()]
+    lines += [f"window {cfg.window_size}"] if cfg.use_local_attn else []
+    for name in ("attn_scores_soft_cap", "output_logits_soft_cap"):
+        lines.append(f"{name} {max(0.0, float(getattr(cfg, name, 0.0))):.6g}")  # -1 is none
+    names = ["positional_embedding_type", "parallel_attn_mlp", "attention_dir"]
+    names += ["rotary_dim", "rotary_adjacent_pairs"] if cfg.positional_embedding_type == "rotary" else []
+    return "; ".join([*lines, *(f"{name} {getattr(cfg, name, None)}" for name in names)])
+
+
+def _version(model: Any) -> object:
+    """What changes when weights are replaced or edited: their version counters, and samples, for edits of `.data` count nowhere."""
+    weights = [*model.parameters(), *(table[1:2] for _, table in rotary_tables(model))]
+    samples: dict[torch.device, list[Tensor]] = {}
+    for weight in weights:
+        samples.setdefault(weight.device, []).append(_sample(weight.detach()))
     return (
-        sum(w._version for w in weights),
-        sum(w.data_ptr() for w in weights),
-        float(torch.cat(samples).double().sum()),
+        tuple(0 if weight.is_inference() else weight._version for weight in weights),
+        # One transfer from each device.
+        tuple(torch.cat(found).float().cpu().numpy().tobytes() for found in samples.values()),
     )
+
+
+def _sample(weight: Tensor) -> Tensor:
+    """A number of every row and every column that a weight has in memory."""
+    if weight.ndim < 2:
+        return weight.reshape(-1)
+    row = weight.shape[min(range(weight.ndim), key=weight.stride)]  # the length of what lies side by side
+    step = min(row, weight.numel() // max(1, row))
+    while step > 1 and math.gcd(step, row) > 1:  # then the samples step through all columns
+        step -= 1
+    is_dense = sum((n - 1) * s for n, s in zip(weight.shape, weight.stride(), strict=True)) + 1 == weight.numel()
+    flat = weight.as_strided((weight.numel(),), (1,)) if is_dense else weight.reshape(-1)
+    return flat[:: max(1, step)]
 
 
 def is_spent(model: Any) -> bool:
@@ -104,55 +156,5 @@ def living_models() -> list[Any]:
 def _is_centred(model: Any, kind: str) -> bool:
     if not kind.startswith("LN"):
         return False
-    rows = model.W_E[: min(64, model.cfg.d_vocab)].double()
+    rows = model.W_E[: min(64, model.cfg.d_vocab)].detach().float().cpu().double()
     return bool(rows.mean(-1).abs().max() < 1e-3 * rows.std())
-
-
-def _numbers(model: Any) -> Iterator[float]:
-    for block in model.blocks:
-        attn, mlp = block.attn, getattr(block, "mlp", None)
-        for name in ("W_Q", "W_K", "W_V"):
-            weight = getattr(attn, f"_{name}", None) if name != "W_Q" else None
-            yield _probe(weight if weight is not None else getattr(attn, name), gain=_gain(block, "ln1"))
-        yield _probe(attn.W_O.flatten(0, 1).T)
-        if mlp is not None and hasattr(mlp, "W_in"):
-            # In a block without ln2 (GPT-J) attention and MLP read the same norm.
-            norm = "ln2" if hasattr(block, "ln2") else "ln1"
-            for name in ("W_in", "W_gate"):
-                weight = getattr(mlp, name, None)
-                if weight is not None:
-                    yield _probe(weight, gain=_gain(block, norm))
-            yield _probe(mlp.W_out.T)
-        if hasattr(getattr(block, "mlp", None), "b_out"):
-            yield _probe_bias(block.mlp.b_out)
-    yield _probe(model.W_E.T)
-    if hasattr(model, "pos_embed"):
-        yield _probe(model.pos_embed.W_pos.T)
-    yield _probe(model.W_U, gain=_gain(model, "ln_final"), centre=True)
-
-
-def _probe_bias(bias: Tensor) -> float:
-    """r @ bias over the bias's norm, both less their mean over d_model."""
-    centred = bias.double().cpu() - bias.double().cpu().mean()
-    r = torch.randn(bias.numel(), generator=torch.Generator().manual_seed(0)).double()
-    norm = centred.norm()
-    return float((r - r.mean()) @ centred / norm) if norm > 0 else 0.0
-
-
-def _gain(module: Any, norm: str) -> Tensor | None:
-    return getattr(getattr(module, norm, None), "w", None)
-
-
-def _probe(weight: Tensor, gain: Tensor | None = None, centre: bool = False) -> float:
-    """r @ (gain * weight) @ s over its standard deviation; weight is (..., d_model, columns)."""
-    generator = torch.Generator().manual_seed(0)
-    d_model = weight.shape[-2]
-    r = torch.randn(d_model, generator=generator)
-    r = (r - r.mean()).to(weight.device)
-    r = r if gain is None else r * gain.float()
-    row = torch.matmul(r, weight.float()).flatten().double().cpu()  # float: a double copy of a 7B weight is too large
-    if centre:
-        row = row - row.mean()
-    s = torch.randn(row.numel(), generator=generator).double()
-    norm = row.norm()
-    return float(row @ s / norm) if norm > 0 else 0.0

@@ -18,6 +18,7 @@ from transformer_lens import HookedTransformer
 from steerlens._block_math import embed, keys_and_values, mlp, norm, queries, write
 from steerlens._flat_route import FlatRoute
 from steerlens._hooked_route import pad_tokens
+from steerlens._readout import logits_at
 from steerlens._sampling import Choose, likeliest
 from steerlens.resid import Positions
 
@@ -86,8 +87,7 @@ class FlatDecoder:
 
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "row d_vocab"]:
         """Append the tokens, steered, and unembed after the last one."""
-        x = self._blocks(tokens, steered=True)[:, -1]
-        return F.linear(norm(self.model.ln_final, x), self.model.unembed.W_U.T, self.model.unembed.b_U)
+        return logits_at(self.model, self._blocks(tokens, steered=True)[:, -1])
 
     def keep(self, rows: Int[Tensor, " kept"], tokens: Int[Tensor, " row"]) -> Int[Tensor, " kept"]:
         """Leave all rows but some; returns those rows of `tokens`."""

@@ -3,8 +3,8 @@
 A pair is packed as prompt, chosen, rejected; both responses see the prompt and neither sees the other, so a prompt is
 computed once (and so it is with more responses than two). What all prompts of a batch begin with (a system prompt, a
 template's opening) is computed once for all of them, where they are steered alike. The last block's queries, output and MLP
-run only where a response token is predicted. The equations are in `_block_math`; the model's hooks don't fire, so the route
-is not taken while a hook is on.
+run only where a response token is predicted. The equations are in `_block_math`; the model's modules don't run, so the
+route is not taken while a hook is on, nor where a module is not TransformerLens's own.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,9 @@ from transformer_lens import HookedTransformer
 
 from steerlens._block_math import embed, keys_and_values, mlp, norm, queries, write
 from steerlens._encode import Encoded
-from steerlens.resid import Positions, has_hooks, sum_by
+from steerlens._parts import is_plain
+from steerlens._readout import logits_at, sum_logprobs
+from steerlens.resid import Positions
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class FlatRoute:
 
     @staticmethod
     def fits(model: HookedTransformer, longest: int) -> bool:
-        """Whether the equations of this file are the model's, and no hook wants to see its activations."""
+        """Whether the equations of this file are the model's: it is of TransformerLens's own parts, and no hook is on."""
         cfg = model.cfg
         plain = not (
             cfg.attn_only
@@ -161,6 +163,8 @@ class FlatRoute:
             or cfg.n_devices > 1
             or cfg.is_layer_norm_activation()
         )
+        if not plain or len(model.blocks) != cfg.n_layers or not is_plain(model):
+            return False
         attention = cfg.attention_dir == "causal" and len(set(cfg.attn_types or ["global"])) == 1
         position = cfg.positional_embedding_type == "standard" or (
             cfg.positional_embedding_type == "rotary" and longest <= model.blocks[0].attn.rotary_cos.shape[0]
@@ -168,7 +172,7 @@ class FlatRoute:
         normed = str(cfg.normalization_type).removesuffix("Pre") in ("LN", "RMS")
         known = cfg.original_architecture in (None, "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM",
                                               "GPT2LMHeadModel", "GPTNeoXForCausalLM")  # fmt: skip
-        return bool(plain and attention and position and normed and known and not has_hooks(model))
+        return bool(attention and position and normed and known)
 
     def pack(self, pairs: Sequence[Encoded], *, alike: bool) -> Packed:
         """The pairs without padding, on the model's device; `alike`: all are steered alike, so they can share an opening."""
@@ -207,16 +211,8 @@ class FlatRoute:
         x = self._blocks(x, packed, layer + 1, self.model.cfg.n_layers)
         if layer + 1 == self.model.cfg.n_layers:
             x = x[packed.predictor]
-        return self._read_out(x, packed).view(len(pairs), -1)
-
-    def _read_out(self, x: Float[Tensor, "predictor d_model"], packed: Packed) -> Float[Tensor, " side"]:
-        """log p in nats, summed over each response's tokens: a target's own logit less the log of the sum over all."""
-        x, unembed = norm(self.model.ln_final, x), self.model.unembed
-        rows, wide = unembed.W_U.T, torch.promote_types(x.dtype, torch.float32)
-        total = F.linear(x, rows, unembed.b_U).to(wide).logsumexp(-1)[packed.source]
-        # Not gathered from the logits: their gradient would be a second tensor of that size, almost all of it zero.
-        target = (x[packed.source].to(wide) * rows[packed.target].to(wide)).sum(-1) + unembed.b_U[packed.target]
-        return sum_by(target - total, packed.side, sum(len(pair.sides) for pair in packed.pairs))
+        logits, sides = logits_at(self.model, x), sum(len(pair.sides) for pair in pairs)
+        return sum_logprobs(logits, packed.target, packed.side, sides, packed.source).view(len(pairs), -1)
 
     def _blocks(self, x: Tensor, packed: Packed, start: int, stop: int, *, every: bool = False) -> Tensor:
         """Blocks start to stop (exclusive); after the model's last one only the predicting tokens are left, or all."""

@@ -1,11 +1,23 @@
 """Published forms of pairs, questions and prompts, told apart by their columns alone."""
 
+import re
 from collections.abc import Callable
+from string import ascii_uppercase
 from typing import Any
 
 from steerlens._choices import ChoiceLayout, read_choices, read_letter, with_answer
+from steerlens._meaning import (
+    check_no_lists,
+    check_prompts_alone,
+    is_bare_letter,
+    shared_system,
+    warn_of_formats,
+    why_letters_mean_nothing,
+    why_no_answer,
+)
+from steerlens._messages import conversation, lone_prompt
 from steerlens._readers import Table, recognise
-from steerlens._rows import OnBad, good_reasons
+from steerlens._rows import OnBad, good_reasons, listed, why_no_text
 from steerlens._templates import Template
 from steerlens.errors import PairsError
 from steerlens.pairs import PreferencePairs
@@ -27,22 +39,34 @@ QUESTION_FORMATS = (ANSWERS, CORRECT, TWO_OPTIONS, TRUTHFUL, TRUTHFUL_HUB, MMLU)
 PAIR_FORMATS = (*TEXT_PAIRS, IMPLICIT, *QUESTION_FORMATS)
 PROMPT_FORMATS = (("prompt",), ("question",), ("Question",), ("goal",))
 _CATEGORIES = ("category", "Category", "subject")
+_PLACE = re.compile("[0-9]{1,3}")
 
 
 def pairs_from(table: Table, template: Template, system_prompt: str | None, on_bad: OnBad) -> PreferencePairs:
     """The table's pairs; a row that holds none is named with its reason."""
     columns = recognise(table, PAIR_FORMATS)
-    if columns in (TWO_OPTIONS, MMLU):
+    if columns in (TWO_OPTIONS, MMLU) or _has_options(table, columns):
         return questions_from(table, template, system_prompt, on_bad).answer_pairs()
+    # Of a published set of questions one pair is made: the other answers are left out knowingly.
+    used = tuple(name for name in ("prompt", *columns) if name in table.columns) if columns == IMPLICIT else columns
+    system_prompt = shared_system(table, used, system_prompt)
+    check_no_lists(table, used)
     if columns in (TRUTHFUL, TRUTHFUL_HUB):
         made = [_best_against_first(row, columns) for row in table.rows]
-    elif columns == IMPLICIT or any(isinstance(row.get(name), list) for row in table.rows for name in IMPLICIT):
-        turned = [_conversation(row) for row in table.rows]
+    elif columns in (PREFERENCES, IMPLICIT):
+        turned = [conversation(row) for row in table.rows]
         system_prompt = _one_system_prompt(turned, system_prompt, table.provenance)
         made = [row if isinstance(row, str) else row[1:] for row in turned]
     else:
-        made = [tuple(_first(row.get(name)) for name in columns[:3]) for row in table.rows]
-    keep = good_reasons([row if isinstance(row, str) else None for row in made], on_bad, table.provenance, "pairs")
+        several = columns in (ANSWERS, CORRECT)
+        made = [_text_pair(row, columns, several=several) for row in table.rows]
+    reasons = [row if isinstance(row, str) else _why_no_pair(row, columns) for row in made]
+    if columns in (
+        ANSWERS,
+        CORRECT,
+    ):  # letters are answers to options alone: a row is bad for both readers, or for none
+        reasons = [why or _why_no_options(row, columns) for why, row in zip(reasons, table.rows, strict=True)]
+    keep = good_reasons(reasons, on_bad, table.provenance, "pairs")
     good, splits = [made[i] for i in keep], table.splits
     pairs = PreferencePairs(
         [row[0] for row in good],
@@ -52,16 +76,21 @@ def pairs_from(table: Table, template: Template, system_prompt: str | None, on_b
         system_prompt,
         provenance=table.provenance,
         splits=None if splits is None else [splits[i] for i in keep],
-        on_bad=on_bad,
     )
-    pairs.rows = tuple(keep[i] for i in pairs.rows)
+    pairs.rows = tuple(keep)
+    warn_of_formats([text for row in good for text in row], table.provenance, template)
     return pairs
 
 
 def questions_from(table: Table, template: Template, system_prompt: str | None, on_bad: OnBad) -> ChoiceQuestions:
     """The table's questions; a row that holds none is named with its reason."""
     columns = recognise(table, QUESTION_FORMATS)
-    read = _READERS[columns]
+    columns, read = (
+        ((*columns, "answers"), _options_apart) if _has_options(table, columns) else (columns, _READERS[columns])
+    )
+    system_prompt = shared_system(table, columns, system_prompt)
+    if columns == MMLU:
+        _check_counted_from_0(table)
     asked = [read(row, columns) for row in table.rows]
     reasons = [row if isinstance(row, str) else why_bad(*row) for row in asked]
     keep = good_reasons(reasons, on_bad, table.provenance, "questions")
@@ -78,20 +107,36 @@ def questions_from(table: Table, template: Template, system_prompt: str | None, 
         splits=None if splits is None else [splits[i] for i in keep],
     )
     questions.rows = tuple(keep)
+    warn_of_formats([question.question for question in questions], table.provenance, template)
     return questions
 
 
 def prompts_from(table: Table, on_bad: OnBad) -> list[str]:
     """The table's prompts; a row that holds none is named with its reason."""
     (name,) = recognise(table, PROMPT_FORMATS)
-    prompts = [_lone_turn(text) for text in table.column(name)]
-    reasons = [None if isinstance(text, str) and text.strip() else "empty prompt or none" for text in prompts]
+    check_prompts_alone(table, (name,))
+    check_no_lists(table, (name,))
+    prompts = [lone_prompt(given) for given in table.column(name)]
+    reasons = [why_no_text(text) for text in prompts]
+    reasons = ["empty prompt or none" if why and "surrogate" not in why else why for why in reasons]
+    reasons = [why or why_no_answer(name, text) for why, text in zip(reasons, prompts, strict=True)]
     keep = good_reasons(reasons, on_bad, table.provenance, "prompts")
     if any(read_choices(prompts[i]) for i in keep):
         raise PairsError(
             f"{table.provenance} has prompts with lettered options, which are no open-ended ones; sl.load_questions reads them"
         )
-    return [prompts[i] for i in keep]
+    found = [prompts[i] for i in keep]
+    warn_of_formats(found, table.provenance, "auto")
+    return found
+
+
+def _why_no_options(row: Row, columns: tuple[str, ...]) -> str | None:
+    """Why a row whose answers are letters is no question, or None."""
+    answers = [*_all(row.get(columns[1])), *_all(row.get(columns[2]))]
+    if not all(map(is_bare_letter, answers)):
+        return None
+    asked = _lettered(row, columns)
+    return asked if isinstance(asked, str) else why_bad(*asked)
 
 
 # -- rows of questions ------------------------------------------------------------------------------------------------
@@ -137,10 +182,42 @@ def _mmlu(row: Row, columns: tuple[str, ...]) -> Asked | str:
     text, options, answer = row.get(columns[0]), row.get(columns[1]), str(row.get(columns[2]))
     if not isinstance(text, str) or not isinstance(options, list) or not _all(options):
         return "no text where one is expected"
-    place = int(answer) if answer.isdigit() else read_letter(answer)
+    place = int(answer) if _PLACE.fullmatch(answer) else read_letter(answer)
     if place is None or place >= len(options):
         return "`answer` that names none of the options"
     return ChoiceQuestion(text, tuple(options), (place,)), ChoiceLayout()
+
+
+def _check_counted_from_0(table: Table) -> None:
+    """Raise PairsError where no answer is 0 and some are the number of options: dropping those would shift all the others."""
+    options, answer = (table.column(name) for name in MMLU[1:])
+    places = [int(str(a)) if _PLACE.fullmatch(str(a)) else None for a in answer]
+    counts = [len(found) if isinstance(found, list) else -1 for found in options]
+    beyond = [i for i, (place, n) in enumerate(zip(places, counts, strict=True)) if place is not None and place == n]
+    if beyond and 0 not in places and 1 in places:
+        raise PairsError(
+            f"{table.provenance}: `answer` is {places[beyond[0]]} of {counts[beyond[0]]} options in rows {listed(beyond)}, and "
+            "never 0: counted from 1? Answers count from 0 here (or are letters): take 1 off each in the file, then load it"
+        )
+
+
+def _has_options(table: Table, columns: tuple[str, ...]) -> bool:
+    """Whether CAA's columns have the options beside them, in a column `answers`, and not in the question."""
+    return columns == ANSWERS and any(isinstance(row.get("answers"), (dict, list)) for row in table.rows)
+
+
+def _options_apart(row: Row, columns: tuple[str, ...]) -> Asked | str:
+    text, right, options = row.get(columns[0]), _all(row.get(columns[1])), row.get("answers")
+    named = options if isinstance(options, dict) else dict(zip(ascii_uppercase, options or (), strict=False))
+    if not isinstance(text, str) or not right or not all(isinstance(option, str) for option in named.values()):
+        return "no text where one is expected"
+    keys = [str(key).strip(" ().:") for key in named]
+    both = [[answer.strip(" ().:\n") for answer in side] for side in (right, _all(row.get(columns[2])))]
+    if not set(both[0]) | set(both[1]) <= set(keys):
+        return "an answer that names none of the options"
+    if set(both[0]) & set(both[1]):
+        return "an option that is right and wrong"
+    return ChoiceQuestion(text, tuple(named.values()), tuple(map(keys.index, dict.fromkeys(both[0])))), ChoiceLayout()
 
 
 _READERS: dict[tuple[str, ...], Callable[[Row, tuple[str, ...]], Asked | str]] = {
@@ -160,38 +237,28 @@ def _best_against_first(row: Row, columns: tuple[str, ...]) -> tuple[Any, ...] |
     return (row.get(columns[0]), best[0], incorrect[0]) if best and incorrect else "no correct or no incorrect answer"
 
 
-def _conversation(row: Row) -> tuple[str | None, str, str, str] | str:
-    """System turn, prompt and the two answers of Hugging Face's messages, the prompt apart or inside; or what is wrong."""
-    if not all(row.get(name) and _is_turns(row[name]) for name in IMPLICIT):
-        return "`chosen` or `rejected` that is no list of messages with a role and a content"
-    before = row.get("prompt")
-    opening = [{"role": "user", "content": before}] if isinstance(before, str) else (before or [])
-    if not _is_turns(opening):
-        return "`prompt` that is neither a text nor a list of messages"
-    sides, asked_apart = [], _turns(opening)
-    for name in IMPLICIT:
-        side = _turns(row[name])
-        has_it = side[: len(opening)] == asked_apart or (isinstance(before, str) and side[-2:-1] == asked_apart)
-        sides.append(side if has_it else [*asked_apart, *side])
-    (*asked, (_, chosen)), (*asked_too, (_, rejected)) = sides
-    if asked != asked_too:
-        return "`chosen` and `rejected` that answer different prompts"
-    if {side[-1][0] for side in sides} != {"assistant"}:
-        return "a last turn that is not the assistant's"
-    system = asked.pop(0)[1] if asked and asked[0][0] == "system" else None
-    if [role for role, _ in asked] != ["user"]:
-        return "more, or other, turns before the answer than one of the user's"
-    return system, asked[0][1], chosen, rejected
+def _text_pair(row: Row, columns: tuple[str, ...], *, several: bool) -> tuple[Any, ...]:
+    """Prompt and two answers; of several answers that match or don't (model-written evals list them), the first."""
+    found = [row.get(name) for name in columns[:3]]
+    firsts = [value[0] if several and isinstance(value, list) and value else value for value in found[1:]]
+    return found[0], *firsts
 
 
-def _turns(messages: list[dict[str, str]]) -> list[tuple[str, str]]:
-    return [(message["role"], message["content"]) for message in messages]
-
-
-def _is_turns(found: Any) -> bool:
-    return isinstance(found, list) and all(
-        isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content")) for turn in found
-    )
+def _why_no_pair(row: tuple[Any, ...], columns: tuple[str, ...]) -> str | None:
+    """Everything that is wrong with a prompt and two answers, a line each; None where they can be used."""
+    names = columns[:3] if len(columns) > 2 else ("prompt", *columns)
+    bad = []
+    for name, kind, text in zip(names, ("prompts", "chosen", "rejected"), row, strict=True):
+        why = why_no_text(text)
+        if why is not None:
+            bad.append(f"empty {kind}" if why == "is empty" else f"{name} {why}")
+        elif (written := why_no_answer(name, text)) is not None:
+            bad.append(written)
+    if not bad and row[1] == row[2]:
+        bad.append("chosen equal to rejected")
+    if not bad and read_choices(row[0]) is None:
+        bad += filter(None, [why_letters_mean_nothing(*row)])
+    return "\n".join(bad) or None
 
 
 def _one_system_prompt(rows: list[Any], given: str | None, provenance: str) -> str | None:
@@ -206,21 +273,9 @@ def _one_system_prompt(rows: list[Any], given: str | None, provenance: str) -> s
     return found.pop()
 
 
-def _lone_turn(prompt: Any) -> Any:
-    """The content of a prompt that is one message of the user's."""
-    if isinstance(prompt, list) and _is_turns(prompt) and [turn["role"] for turn in prompt] == ["user"]:
-        return prompt[0]["content"]
-    return prompt
-
-
 def _all(answers: Any) -> list[str]:
     found = answers if isinstance(answers, list) else [answers]
     return found if all(isinstance(answer, str) for answer in found) else []
-
-
-def _first(value: Any) -> Any:
-    """Model-written evals list several answers that don't match; the first stands for them."""
-    return value[0] if isinstance(value, list) and value else value
 
 
 def _answers(listed: Any) -> list[str]:

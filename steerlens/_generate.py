@@ -1,14 +1,14 @@
 """Generation for prompts x multipliers in one batch, with a KV cache and a vector per row.
 
-Two routes give the same tokens: `_flat_decode`, and the model's own forward pass for any other model and under hooks.
+Two routes give the same tokens: `_flat_decode`, and the model's own forward pass for any other model and under hooks. A hook
+sees the prompts padded on the left, and then one position at a time; a model with a module of somebody else's is run text by
+text, without a cache.
 """
 
-import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, islice
-from numbers import Real
 from typing import TypeVar
 
 import psutil
@@ -18,15 +18,23 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import checked_count
+from steerlens._conversation import checked_prompts
+from steerlens._door import checked, multipliers_that_may_repeat, whole
 from steerlens._encode import Encoder
+from steerlens._ends import Stop, stop_tokens
 from steerlens._fingerprint import identify
 from steerlens._flat_decode import flat_tokens
 from steerlens._flat_route import FlatRoute
 from steerlens._hooked_route import pad_tokens
+from steerlens._pair import Asked
+from steerlens._parts import check_runs_in_parts, foreign_parts
+from steerlens._readout import logits_at
 from steerlens._sampling import Choose, likeliest
 from steerlens._templates import Template
+from steerlens._whole_route import logits_from, whole_pass
 from steerlens.errors import SteeringError
-from steerlens.resid import Positions, added_at, check_model, check_positions, logits_at, new_kv_cache
+from steerlens.resid import Positions, added_at, new_kv_cache
 from steerlens.vector import SteeringVector, check_fits
 
 Cell = TypeVar("Cell")
@@ -34,41 +42,47 @@ Cell = TypeVar("Cell")
 
 @dataclass(frozen=True)
 class Decoded:
-    """An answer's tokens, and whether it ended by itself."""
+    """An answer's tokens, and the one that ended it; None where it was cut."""
 
     tokens: list[int]
-    ended: bool
+    end: int | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it ended by itself."""
+        return self.end is not None
 
 
 class Prompts:
-    """Prompts as tokens, and which tokens end an answer to them.
+    """Prompts as texts and as tokens, and which tokens end an answer to them.
 
     Raises:
-        SteeringError: there are none, or one does not fit the model's context together with the answer.
+        SteeringError: there are none, one does not fit the model's context together with the answer, or `stop` is no token.
+        PairsError: a conversation that no answer can follow, or that the template has no place for.
     """
 
     def __init__(
         self,
         model: HookedTransformer,
-        prompts: Sequence[str],
+        prompts: Sequence[Asked],
         max_new_tokens: int,
         *,
         template: Template = "auto",
         system_prompt: str | None = None,
+        stop: Stop | None = None,
     ) -> None:
-        listed = not isinstance(prompts, str) and hasattr(prompts, "__len__") and len(prompts) > 0
-        if not listed or not all(isinstance(text, str) for text in prompts):
-            raise SteeringError(f"prompts={prompts!r:.80}; expected a list of at least one text")
-        check_count("max_new_tokens", max_new_tokens)
+        self.texts = checked_prompts("prompts", prompts, error=SteeringError)
+        max_new_tokens = checked_count("max_new_tokens", max_new_tokens, error=SteeringError)
+        check_runs_in_parts(model)
         encoder = Encoder(model, template, system_prompt)
-        self.tokens = [encoder.generation_prompt(text) for text in prompts]
+        self.tokens = [encoder.generation_prompt(text) for text in self.texts]
         longest = max(map(len, self.tokens))
         if longest + max_new_tokens > model.cfg.n_ctx:
             raise SteeringError(
                 f"the longest prompt has {longest} tokens; with max_new_tokens={max_new_tokens} it exceeds the model's context "
                 f"of {model.cfg.n_ctx}"
             )
-        self.stops = {encoder.end_of_turn(), encoder.tokenizer.eos_token_id}
+        self.stops = stop_tokens(model, encoder, self.texts, stop)
         self._tokenizer = encoder.tokenizer
 
     def text(self, answer: Decoded) -> str:
@@ -76,9 +90,10 @@ class Prompts:
         return str(self._tokenizer.decode(answer.tokens, skip_special_tokens=True))
 
 
+@checked(SteeringError, multipliers=multipliers_that_may_repeat, batch_size=whole())
 def generate(
     model: HookedTransformer,
-    prompts: Sequence[str],
+    prompts: Sequence[Asked],
     *,
     vector: SteeringVector | None = None,
     multipliers: Sequence[float] | None = None,
@@ -86,6 +101,7 @@ def generate(
     positions: Positions = "all",
     template: Template = "auto",
     system_prompt: str | None = None,
+    stop: Stop | None = None,
     batch_size: int | None = None,
     progress: bool = True,
 ) -> list[list[str]]:
@@ -93,12 +109,15 @@ def generate(
 
     Args:
         model: any HookedTransformer.
-        prompts: questions, put into the template as `PreferencePairs` does.
+        prompts: questions, put into the template as `PreferencePairs` does; or conversations, each a list of messages
+            `{"role": ..., "content": ...}` that ends with the user's, in the model's chat template.
         vector: what to steer with; None generates without.
         multipliers: one answer each; 0 is the unsteered model. Default: (1,) with a vector.
-        max_new_tokens: per answer; it ends earlier at the end of its turn.
+        max_new_tokens: per answer; it ends earlier at the end of its turn: the tokenizer's EOS, the chat template's end of
+            turn, or any end token that the model's generation_config.json names.
         positions: "all", or "response": from the prompt's last token on, where the first new token is decided.
         template, system_prompt: as in `PreferencePairs`.
+        stop: more tokens that end an answer, for models made elsewhere: ids, or texts that are one token each.
         batch_size: rows (prompts x multipliers) decoded at once; None takes as many as fit the free memory. The answers do
             not depend on it, up to ties.
 
@@ -106,24 +125,22 @@ def generate(
         For each prompt a list with the answer of each multiplier, without special tokens.
 
     Raises:
-        SteeringError: multipliers without a vector, a prompt too long for the context, or no prompts.
+        SteeringError: multipliers without a vector, a prompt too long for the context, no prompts, or no token in `stop`.
+        PairsError: a conversation that no answer can follow, or that the template has no place for.
         VectorError: the vector does not fit the model.
     """
-    model = check_model(model)
     multipliers = _check_request(vector, multipliers)
-    check_positions(positions)
-    if batch_size is not None:
-        check_count("batch_size", batch_size)
-    asked = Prompts(model, prompts, max_new_tokens, template=template, system_prompt=system_prompt)
+    asked = Prompts(model, prompts, max_new_tokens, template=template, system_prompt=system_prompt, stop=stop)
     if vector is not None:
         check_fits(vector, identify(model))
-    layer, direction = (0, torch.zeros(model.cfg.d_model)) if vector is None else (vector.layer, vector.tensor)
+    nothing = torch.zeros(model.cfg.d_model, dtype=torch.float32, device="cpu")
+    layer, direction = (0, nothing) if vector is None else (vector.layer, vector.tensor)
     tokens = asked.tokens
     cells = [(i, m) for i in sorted(range(len(tokens)), key=lambda i: -len(tokens[i])) for m in multipliers]
     texts: dict[tuple[int, float], str] = {}
     with tqdm(total=len(cells), desc="generating", unit="answer", disable=not progress, leave=False) as bar:
         for chunk in chunks(model, cells, [len(tokens[i]) + max_new_tokens for i, _ in cells], batch_size):
-            added = torch.tensor([m for _, m in chunk])[:, None] * direction
+            added = direction.new_tensor([m for _, m in chunk])[:, None] * direction
             rows = [tokens[i] for i, _ in chunk]
             answers = decode(model, rows, added, layer, max_new_tokens, positions, asked.stops)
             texts |= {cell: asked.text(answer) for cell, answer in zip(chunk, answers, strict=True)}
@@ -131,24 +148,10 @@ def generate(
     return [[texts[i, m] for m in multipliers] for i in range(len(tokens))]
 
 
-def check_count(name: str, value: object) -> None:
-    """Raise SteeringError unless an option is a whole number from 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SteeringError(f"{name}={value!r}; expected a whole number from 1")
-
-
-def check_multipliers(multipliers: Sequence[float]) -> tuple[float, ...]:
-    """Return the multipliers as a tuple, or raise SteeringError unless they are finite numbers, one at least."""
-    listed = hasattr(multipliers, "__len__") and len(multipliers) > 0
-    if not listed or not all(isinstance(m, Real) and math.isfinite(m) for m in multipliers):
-        raise SteeringError(f"multipliers={multipliers!r}; expected at least one finite number")
-    return tuple(multipliers)
-
-
 def _check_request(vector: SteeringVector | None, multipliers: Sequence[float] | None) -> tuple[float, ...]:
     if multipliers is None:
         multipliers = (0.0,) if vector is None else (1.0,)
-    multipliers = check_multipliers(multipliers)
+    multipliers = tuple(multipliers)
     if vector is None and any(multipliers):
         raise SteeringError(
             f"multipliers={tuple(multipliers)} without a vector: pass vector=, or leave multipliers out"
@@ -194,9 +197,11 @@ def decode(
 ) -> list[Decoded]:
     """The answer to each row of prompt tokens, with the row's own vector added after the layer."""
     answers: list[list[int]] = [[] for _ in rows]
-    going = set(range(len(rows)))
+    going, ends = set(range(len(rows))), dict[int, int]()
     if FlatRoute.fits(model, max(map(len, rows)) + max_new_tokens):
         steps = flat_tokens(model, rows, added, layer, positions, max_new_tokens, stops, choose)
+    elif foreign_parts(model):
+        steps = _whole_tokens(model, rows, added, layer, positions, stops, choose)
     else:
         steps = _hooked_tokens(model, rows, added, layer, positions, choose)
     with closing(steps):  # takes its hook off
@@ -204,11 +209,12 @@ def decode(
             for row, token in zip(batch, chosen, strict=True):
                 if row in going and token not in stops:
                     answers[row].append(token)
-                else:
+                elif row in going:
                     going.discard(row)
+                    ends[row] = token
             if not going:
                 break
-    return [Decoded(tokens, row not in going) for row, tokens in enumerate(answers)]
+    return [Decoded(tokens, ends.get(row)) for row, tokens in enumerate(answers)]
 
 
 def _hooked_tokens(
@@ -235,3 +241,25 @@ def _hooked_tokens(
             best = choose(logits_at(model, resid[:, -1]), range(len(rows)), step)
             yield list(range(len(rows))), best.tolist()
             tokens, mask = best[:, None], torch.ones_like(best)[:, None]
+
+
+def _whole_tokens(
+    model: HookedTransformer,
+    rows: Sequence[Sequence[int]],
+    added: Float[Tensor, "row d_model"],
+    layer: int,
+    positions: Positions,
+    stops: set[int],
+    choose: Choose,
+) -> Generator[tuple[list[int], list[int]], None, None]:
+    """The same without a KV cache, text by text: what a foreign module gives may depend on all that it sees."""
+    texts, batch = [list(row) for row in rows], list(range(len(rows)))
+    starts = [0 if positions == "all" else len(row) - 1 for row in rows]
+    vectors = added.to(model.cfg.device)
+    for step in count():
+        finals = [whole_pass(model, texts[i], added=vectors[i], at=layer, start=starts[i])[0] for i in batch]
+        chosen = choose(torch.cat([logits_from(model, x, len(x) - 1) for x in finals]), batch, step).tolist()
+        yield batch, chosen
+        for i, token in zip(batch, chosen, strict=True):
+            texts[i].append(token)
+        batch = [i for i, token in zip(batch, chosen, strict=True) if token not in stops]

@@ -1,4 +1,4 @@
-"""The general route: any HookedTransformer, through its own forward pass, hooks and all.
+"""The general route: any HookedTransformer of TransformerLens's own parts, through its own forward pass.
 
 A prompt is computed once for its responses (two, or more): it goes through the blocks alone, into a KV cache whose entries
 keep their graph, and the responses follow behind it.
@@ -13,7 +13,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from steerlens._encode import Encoded
-from steerlens.resid import Positions, logits_at, new_kv_cache, sum_logprobs
+from steerlens._readout import logits_at, sum_logprobs
+from steerlens._whole_route import needs_whole_passes, whole_pass
+from steerlens.resid import Positions, added_at, new_kv_cache
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,11 @@ def collate(pairs: Sequence[Encoded], device: torch.device | str | None) -> Pair
 
 def pad_tokens(rows: Sequence[Sequence[int]], *, left: bool) -> tuple[Int[Tensor, "row pos"], Int[Tensor, "row pos"]]:
     """Rows of token ids as one tensor, padded with 0, and the mask of what is no padding."""
-    tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long, device="cpu")
     mask = torch.zeros_like(tokens)
     for i, row in enumerate(rows):
         at = slice(tokens.shape[1] - len(row), None) if left else slice(len(row))
-        tokens[i, at], mask[i, at] = torch.tensor(row, dtype=torch.long), 1
+        tokens[i, at], mask[i, at] = torch.tensor(row, dtype=torch.long, device="cpu"), 1
     return tokens, mask
 
 
@@ -151,13 +153,34 @@ def _unpadded(pair: Encoded, i: int, resid: tuple[Tensor, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def last_token_resid(
-    model: HookedTransformer, prompts: Sequence[Sequence[int]], layer: int, *, batch_size: int = 16
+    model: HookedTransformer,
+    prompts: Sequence[Sequence[int]],
+    layer: int,
+    *,
+    batch_size: int = 16,
+    added: Float[Tensor, " d_model"] | None = None,
+    at: int = 0,
+    positions: Positions = "all",
 ) -> Float[Tensor, "prompt d_model"]:
-    """The residual stream after the layer at the last token of each prompt."""
-    found = []
-    for start in range(0, len(prompts), batch_size):
-        tokens, mask = pad_tokens(prompts[start : start + batch_size], left=True)
-        device = model.cfg.device
-        resid = model(tokens.to(device), attention_mask=mask.to(device), stop_at_layer=layer + 1)
-        found.append(resid[:, -1].cpu())
+    """The residual stream after the layer at the last token of each prompt, with `added` after the layer `at`."""
+    if needs_whole_passes(model):
+        starts = [0 if positions == "all" else len(prompt) - 1 for prompt in prompts]
+        return torch.stack(
+            [
+                whole_pass(model, prompt, [layer], added=added, at=at, start=start)[1][layer][-1].cpu()
+                for prompt, start in zip(prompts, starts, strict=True)
+            ]
+        )
+
+    def add(resid: Tensor) -> Tensor:
+        # The prompts are padded on the left: the last position is every prompt's last token.
+        first = 0 if positions == "all" else resid.shape[1] - 1
+        return resid if added is None else torch.cat([resid[:, :first], resid[:, first:] + added.to(resid)], 1)
+
+    found, device = [], model.cfg.device
+    with added_at(model, at, add):
+        for start in range(0, len(prompts), batch_size):
+            tokens, mask = pad_tokens(prompts[start : start + batch_size], left=True)
+            resid = model(tokens.to(device), attention_mask=mask.to(device), stop_at_layer=layer + 1)
+            found.append(resid[:, -1].cpu())
     return torch.cat(found)

@@ -13,11 +13,16 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache as KeyValueCache
 
+from steerlens._arguments import checked_positions
+from steerlens._ends import Stop
 from steerlens._fingerprint import identify
 from steerlens._generate import Prompts
+from steerlens._parts import foreign_parts
+from steerlens._readout import logits_at
 from steerlens._templates import Template
+from steerlens._whole_route import logits_from
 from steerlens.errors import SteeringError
-from steerlens.resid import Positions, added_at, check_model, check_positions, logits_at, new_kv_cache
+from steerlens.resid import Positions, added_at, check_model, new_kv_cache
 from steerlens.vector import SteeringVector, check_fits
 
 # Rows of the batch: each answer is read by both models, and written by its own.
@@ -59,7 +64,7 @@ class LiveAnswers:
     Args:
         model: any HookedTransformer; left as it came.
         vectors: by name.
-        positions, template, system_prompt: as in `generate`.
+        positions, template, system_prompt, stop: as in `generate`.
 
     Raises:
         VectorError: a vector does not fit the model.
@@ -74,13 +79,14 @@ class LiveAnswers:
         positions: Positions = "all",
         template: Template = "auto",
         system_prompt: str | None = None,
+        stop: Stop | None = None,
     ) -> None:
         self.model = check_model(model)
-        check_positions(positions)
+        positions = checked_positions(positions)
         for vector in vectors.values():
             check_fits(vector, identify(model))
         self.vectors, self.positions = dict(vectors), positions
-        self.template, self.system_prompt = template, system_prompt
+        self.template, self.system_prompt, self.stop = template, system_prompt, stop
 
     def stream(
         self, prompt: str, multipliers: Mapping[str, float], *, max_new_tokens: int = 40
@@ -98,7 +104,8 @@ class LiveAnswers:
             raise SteeringError(
                 f"multipliers={dict(multipliers)!r:.120}; expected a finite number each for some of {list(self.vectors)}"
             )
-        asked = Prompts(self.model, [prompt], max_new_tokens, template=self.template, system_prompt=self.system_prompt)
+        to = {"template": self.template, "system_prompt": self.system_prompt, "stop": self.stop}
+        asked = Prompts(self.model, [prompt], max_new_tokens, **to)  # type: ignore[arg-type]
         added = [(self.vectors[name].layer, m * self.vectors[name].tensor) for name, m in multipliers.items() if m]
         return self._steps(asked.tokens[0], asked.stops, added, max_new_tokens)
 
@@ -114,10 +121,13 @@ class LiveAnswers:
     ) -> Iterator[tuple[LiveAnswer, LiveAnswer]]:
         steered, unsteered = LiveAnswer(), LiveAnswer()
         tokens = torch.tensor([list(prompt)] * len(STEERED_ROW), device=self.model.cfg.device)
-        cache = new_kv_cache(self.model, len(STEERED_ROW))
+        # What a module of somebody else's gives may depend on all that it sees: it gets the whole texts each time.
+        cache = None if foreign_parts(self.model) else new_kv_cache(self.model, len(STEERED_ROW))
         answer = torch.arange(2, device=tokens.device)
+        # From the prompt's last token on.
+        first = 0 if self.positions == "all" else len(prompt) - 1
         for _ in range(max_new_tokens):
-            logits = self._logits(tokens, cache, added).unflatten(0, (2, 2))  # answer, model, d_vocab
+            logits = self._logits(tokens, cache, added, first).unflatten(0, (2, 2))  # answer, model, d_vocab
             best = logits[answer, answer].argmax(-1)
             nats = logits.log_softmax(-1)[answer, :, best].tolist()
             steered = steered.longer(int(best[0]), nats[0], stops)
@@ -125,15 +135,18 @@ class LiveAnswers:
             yield steered, unsteered
             if steered.ended and unsteered.ended:
                 return
-            tokens = best.repeat_interleave(2)[:, None]
+            new = best.repeat_interleave(2)[:, None]
+            tokens, first = (torch.cat([tokens, new], 1), first) if cache is None else (new, 0)
 
     def _logits(
-        self, tokens: Int[Tensor, "row pos"], cache: KeyValueCache, added: Sequence[tuple[int, Tensor]]
+        self,
+        tokens: Int[Tensor, "row pos"],
+        cache: KeyValueCache | None,
+        added: Sequence[tuple[int, Tensor]],
+        first: int,
     ) -> Float[Tensor, "row d_vocab"]:
         """Append the tokens to the cache and unembed after the last one; hooks are on for this pass only."""
         rows = torch.tensor(STEERED_ROW, device=tokens.device)[:, None, None]
-        # From the prompt's last token on: the last one of the first pass, and the only one of every later pass.
-        first = 0 if self.positions == "all" else tokens.shape[1] - 1
         where = rows & (torch.arange(tokens.shape[1], device=tokens.device) >= first)[:, None]
         with ExitStack() as stack:
             for layer, vector in added:
@@ -146,6 +159,8 @@ class LiveAnswers:
                 past_kv_cache=cache,
                 stop_at_layer=self.model.cfg.n_layers,
             )
+            if cache is None:
+                return torch.cat([logits_from(self.model, row, len(row) - 1) for row in resid])
             return logits_at(self.model, resid[:, -1])
 
 

@@ -1,18 +1,26 @@
 """Where preference pairs come from: built-in behaviours, published sets, files and the hub."""
 
 import logging
+from os import PathLike, fspath
 from pathlib import Path
 
-from steerlens._datasets import BUILT_IN, Kind, built_in, read_published
+from steerlens._arguments import shown
+from steerlens._datasets import BUILT_IN, Kind, built_in, is_file, read_published
 from steerlens._formats import pairs_from
 from steerlens._load_toy import load_toy_pairs
 from steerlens._readers import ENDINGS, Table, read_file, read_hub
 from steerlens._rows import OnBad
-from steerlens._templates import Template
+from steerlens._templates import Template, check_system_prompt
 from steerlens.errors import PairsError
 from steerlens.pairs import PreferencePairs
+from steerlens.toy import PAIR_NAMES
 
 log = logging.getLogger(__name__)
+
+
+def comes_with_the_package(name: str) -> bool:
+    """Whether exactly this name is one of the package's own sets of pairs, for which nothing outside of it is read."""
+    return name in PAIR_NAMES or name.removesuffix("-ab") in built_in()
 
 
 def load_pairs(
@@ -31,8 +39,9 @@ def load_pairs(
             a .csv, .json or .jsonl file; or "hf:owner/name", with ":config" and "/split" behind it where wanted. The
             format is told by the columns alone:
 
-            - `prompt, chosen, rejected` as Hugging Face has them: texts, or messages of one user turn, with the prompt apart
-              or inside; a system turn that all rows share becomes `system_prompt`;
+            - `prompt, chosen, rejected` as Hugging Face has them: texts, or messages, with the prompt apart or inside, of one
+              turn or of several (then the prompt is a conversation, see `PreferencePairs`); or two transcripts of
+              "\\n\\nHuman: ...\\n\\nAssistant: ...", parted at the last "\\n\\nAssistant:";
             - `question, matching, not_matching` and `question, A, B, matching`: the BiPO authors';
             - `question, answer_matching_behavior, answer_not_matching_behavior`, and `prompt, correct, incorrect`: CAA's and
               the model-written evals', letters and words; of several answers that don't match, the first;
@@ -40,14 +49,19 @@ def load_pairs(
             - `question, choices, answer` as MMLU has them: the right answer against the first wrong one;
             - `goal, target, refusal`: AdvBench's targets with refusals of your own.
 
-            A column `split` (train, val, test) is kept.
+            A column `split` (train, val or validation or dev, test) is kept, and so are the parts of a .json file
+            {"train": [...], "test": [...]}. A system text that all rows share (a system turn, or a column `system` or its
+            like) becomes `system_prompt`. A column that says what the rows mean and is not read (`history`, `context`,
+            `input`, `instruction`, options, ...) is refused by its name; ids, scores and the like are left.
         template, system_prompt, on_bad: as in `PreferencePairs`; rows that hold no pair are bad too.
         data_dir: the folder of published sets; None for the environment variable STEERLENS_DATA.
 
     Raises:
-        PairsError: no such source, unknown columns, or rows that can't be used (they are listed with their reasons).
+        PairsError: no such source, unknown columns, columns that would be lost, or rows that can't be used (they are listed
+            with their reasons).
     """
-    name = str(source)
+    name = source_name(source)
+    check_system_prompt(system_prompt)
     if name.lower().startswith("toy/"):
         return load_toy_pairs(name.lower(), template, system_prompt, on_bad)
     if name.removesuffix("-ab") in built_in() and name.endswith("-ab"):
@@ -63,6 +77,23 @@ def load_pairs(
     return pairs
 
 
+def source_name(source: object) -> str:
+    """A source as text; PairsError unless it is a name or a path."""
+    if not isinstance(source, (str, PathLike)) or not isinstance(fspath(source), str):
+        listed = (
+            isinstance(source, (list, tuple, dict)) or hasattr(source, "columns") or hasattr(source, "column_names")
+        )
+        cure = (
+            ". Rows in memory: sl.PreferencePairs(prompts, chosen, rejected), or write them to a .jsonl file"
+            if listed
+            else ""
+        )
+        raise PairsError(
+            f"source={shown(source)}; expected a name, as sl.datasets() lists them, or a file's path{cure}"
+        )
+    return fspath(source)
+
+
 def read_table(name: str, kind: Kind, data_dir: str | Path | None) -> Table:
     """The rows behind a built-in or published name, a path, or "hf:owner/name"."""
     if name in built_in():
@@ -73,12 +104,12 @@ def read_table(name: str, kind: Kind, data_dir: str | Path | None) -> Table:
     published = None if path.suffix.lower() in endings else read_published(name, kind, data_dir)
     if published is not None:
         return published
-    if path.suffix.lower() in endings and path.is_file():
+    if path.suffix.lower() in endings and is_file(path):
         return Table(read_file(path), f"{path.parent.name}/{path.name}" if path.parent.name else path.name)
     why = "there is no such file" if path.suffix else "it is no built-in name and has no file ending"
-    why = f"a {path.suffix} file is none that can be read" if path.suffix and path.is_file() else why
+    why = f"a {path.suffix} file is none that can be read" if path.suffix and is_file(path) else why
     toy = {"pairs": "'toy/wealth' or its like, ", "questions": "sl.toy.questions(...), ", "prompts": ""}[kind]
     raise PairsError(
-        f"can't load {kind} from {name!r}: {why}. Expected one of the built-in {built_in()}, {toy}a published set "
+        f"can't load {kind} from {shown(name)}: {why}. Expected one of the built-in {built_in()}, {toy}a published set "
         f"(sl.datasets() lists them), a {', '.join(endings)} file, or 'hf:owner/name'"
     )

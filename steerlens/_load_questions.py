@@ -4,7 +4,7 @@ from pathlib import Path
 
 from steerlens._datasets import built_in
 from steerlens._formats import prompts_from, questions_from
-from steerlens._load_pairs import load_pairs, read_table
+from steerlens._load_pairs import load_pairs, read_table, source_name
 from steerlens._rows import OnBad
 from steerlens._templates import Template
 from steerlens.errors import PairsError
@@ -26,7 +26,8 @@ def load_questions(
             The format is told by the columns alone:
 
             - `question, answer_matching_behavior, answer_not_matching_behavior` (CAA, model-written evals) and `prompt,
-              correct, incorrect` (CAA's MMLU and TruthfulQA), with lettered options in the text, two or more;
+              correct, incorrect` (CAA's MMLU and TruthfulQA), with lettered options in the text, two or more; the options may
+              stand in a column `answers` beside CAA's three;
             - `question, A, B, matching`: the BiPO authors' test_infer;
             - TruthfulQA's: all answers as published, the correct ones first and the best of them first of all, each once;
               MC1 is `correct[0]` against `wrong`, MC2 is `correct` against `wrong`. Its authors end each answer with a full
@@ -42,7 +43,7 @@ def load_questions(
     Source:
         TruthfulQA: Lin et al. 2022, arXiv 2109.07958. MMLU: Hendrycks et al. 2021, arXiv 2009.03300.
     """
-    name = str(source)
+    name = source_name(source)
     if name.removesuffix("-ab") in built_in():
         pairs = load_pairs(name.removesuffix("-ab"), template=template, system_prompt=system_prompt)
         questions = pairs.as_choices(seed=0)
@@ -57,13 +58,15 @@ def load_prompts(source: str | Path, *, on_bad: OnBad = "raise", data_dir: str |
     Args:
         source: as in `load_pairs`, or a .txt file with one prompt a line. One of the columns `prompt`, `question`, `Question`
             and `goal` is read and no other: CAA's open-ended questions, BiPO's test_infer, AdvBench's goals (never its targets).
+            A .json list of texts is one of prompts. A column of what stands before the prompts (`system`, `context`, ...) is
+            refused by its name.
         on_bad: what to do with rows without a prompt: "raise" an error that lists them, or "drop" them.
         data_dir: as in `load_pairs`.
 
     Raises:
         PairsError: no such source, none or several of the columns, or prompts with lettered options.
     """
-    name = str(source)
+    name = source_name(source)
     if name in built_in():
         raise PairsError(
             f"{name!r} is a set of pairs, most of them for training; expected open-ended prompts. Take a part's: "

@@ -8,9 +8,11 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import checked_count
 from steerlens._encode import EncodedChoice
 from steerlens._scores import choose_route
-from steerlens.resid import Positions, check_batch_size
+from steerlens.errors import PairsError
+from steerlens.resid import Positions
 from steerlens.vector import SteeringVector
 
 OptionLogProbs = Float[np.ndarray, "vector multiplier option"]
@@ -32,7 +34,7 @@ def option_logprobs(
     A prompt goes through the lower blocks once for all vectors and multipliers, once for all its responses, and the
     unsteered model is asked once for all vectors. Nothing but the numbers is kept from one batch to the next.
     """
-    check_batch_size(batch_size)
+    batch_size = checked_count("batch_size", batch_size, error=PairsError)
     route, device = choose_route(model, items), model.cfg.device
     layers = sorted({vector.layer for vector in vectors})
     added = [vector.tensor.to(device) for vector in vectors]

@@ -5,23 +5,22 @@ and its hooks and activations would end up in that cell's `run_with_cache`.
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 from html import escape
-from numbers import Real
 from typing import Any
 
 from transformer_lens import HookedTransformer
 
-from steerlens._generate import check_count
+from steerlens._door import checked, number
+from steerlens._ends import Stop
 from steerlens._labels import Vectors, labelled
 from steerlens._live import LiveAnswer, LiveAnswers
+from steerlens._pieces import pieces
 from steerlens._templates import Template
 from steerlens.errors import FigureError, SteeringError, SteerLensError
 from steerlens.figures.theme import display_name
 from steerlens.figures.tokens import change_legend, change_spans
-from steerlens.measures.inspect import pieces
 from steerlens.resid import Positions
 
 PAUSE = 0.01  # seconds for the kernel's other work between two tokens: a click, a dragged slider
@@ -36,6 +35,7 @@ CSS = """
 """
 
 
+@checked(SteeringError, max_multiplier=number(above=0))
 def playground(
     model: HookedTransformer,
     vectors: Vectors,
@@ -46,6 +46,7 @@ def playground(
     positions: Positions = "all",
     template: Template = "auto",
     system_prompt: str | None = None,
+    stop: Stop | None = None,
 ) -> "Playground":
     """A widget that answers a prompt steered and unsteered, token by token, while you drag the vectors' multipliers.
 
@@ -58,7 +59,7 @@ def playground(
         prompts: to choose from; any other can be typed.
         max_new_tokens: of each answer, at the start.
         max_multiplier: the sliders go from minus this to this.
-        positions, template, system_prompt: as in `generate`.
+        positions, template, system_prompt, stop: as in `generate`.
 
     Returns:
         What a notebook shows as the widget. `.steered` and `.unsteered` are the latest answers: ids, and log-probabilities.
@@ -68,12 +69,8 @@ def playground(
         VectorError: a vector does not fit the model.
         SteeringError: no prompts, or an option that is none.
     """
-    live = LiveAnswers(model, labelled(vectors), positions=positions, template=template, system_prompt=system_prompt)
-    check_count("max_new_tokens", max_new_tokens)
-    if isinstance(prompts, str) or not prompts or not all(isinstance(text, str) for text in prompts):
-        raise SteeringError(f"prompts={prompts!r:.80}; expected a list of at least one text")
-    if not isinstance(max_multiplier, Real) or not 0 < max_multiplier < math.inf:
-        raise SteeringError(f"max_multiplier={max_multiplier!r}; expected a finite number above 0")
+    to = {"positions": positions, "template": template, "system_prompt": system_prompt, "stop": stop}
+    live = LiveAnswers(model, labelled(vectors), **to)  # type: ignore[arg-type]
     return Playground(live, prompts, max_new_tokens, max_multiplier)
 
 

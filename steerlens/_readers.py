@@ -1,5 +1,6 @@
 """Files and hub data sets as rows with named columns; what can't be read says why."""
 
+import csv
 import json
 import re
 from collections.abc import Sequence
@@ -14,6 +15,10 @@ ENDINGS = (".csv", ".json", ".jsonl")
 _PROBE_SECONDS = 10
 _HUB = re.compile(r"(?P<name>[^/:\s]+/[^/:\s]+)(?::(?P<config>[^/:\s]+))?(?:/(?P<split>[^/:\s]+))?")
 _PARTS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
+
+
+class _UnreadableError(ValueError):
+    """What is wrong with a file's rows; raised again with the file's name."""
 
 
 @dataclass(frozen=True)
@@ -34,33 +39,83 @@ class Table:
 
     @property
     def splits(self) -> list[Any] | None:
-        """The column `split`, if there is one."""
-        return self.column("split") if "split" in self.columns else None
+        """The column `split`, if there is one, in our words for the parts: "validation", "dev" and the like are "val"."""
+        if "split" not in self.columns:
+            return None
+        return [_PARTS.get(_word(value), value) if isinstance(value, str) else value for value in self.column("split")]
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], ...]:
-    """The rows of a .csv with a header, of a .json list of objects, of a .jsonl, or of a .txt with one prompt a line."""
-    import pandas as pd
+    """The rows of a .csv with a header, of a .json list of objects, of a .jsonl, or of a .txt with one prompt a line.
 
+    A .json list of texts is one of prompts; {part: rows} puts the part into the column `split`.
+    """
     ending = path.suffix.lower()
     try:
         if ending == ".csv":
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)  # or an empty question becomes NaN
-            if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first column for row names
-                raise ValueError("its rows have more fields than its header; a text with a comma needs quotes")
-            return tuple(table.to_dict("records"))
+            return _read_csv(path)
         text = path.read_text(encoding="utf-8-sig")
-        lines = [line for line in text.split("\n") if line.strip()]
+        lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
         if ending == ".txt":
-            return tuple({"prompt": line.rstrip("\r")} for line in lines)
+            return tuple({"prompt": line.rstrip("\r")} for _, line in lines)
         # Some published .jsonl files are one list.
         whole = ending == ".json" or text.lstrip().startswith("[")
-        found = json.loads(text) if whole else [json.loads(line) for line in lines]
-        if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-            raise ValueError("expected a list of objects with a field for each column, or one such object a line")
-        return tuple(found)
-    except (ValueError, OSError) as error:
+        found = json.loads(text) if whole else [_read_line(i, line) for i, line in lines]
+        return _rows(found)
+    except RecursionError as error:
+        raise PairsError(f"{path} can't be read as {ending[1:]}: it is nested too deeply to be a table") from error
+    except (_UnreadableError, ValueError, OSError, csv.Error) as error:
         raise PairsError(f"{path} can't be read as {ending[1:]}: {error}") from error
+
+
+def _rows(found: Any) -> tuple[dict[str, Any], ...]:
+    if isinstance(found, dict) and found and all(_word(part) in _PARTS for part in found):
+        inner = [(part, row) for part, rows in found.items() for row in (rows if isinstance(rows, list) else [None])]
+        found = [{**row, "split": part} if isinstance(row, dict) else None for part, row in inner]
+    if isinstance(found, list) and found and all(isinstance(row, str) for row in found):
+        return tuple({"prompt": row} for row in found)
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise _UnreadableError("expected a list of objects with a field for each column, or one such object a line")
+    return tuple(found)
+
+
+def _read_line(number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise _UnreadableError(f"line {number}: {error}") from error
+
+
+def _read_csv(path: Path) -> tuple[dict[str, Any], ...]:
+    """Rows of texts; a quote that is left open, or a row of more fields than the header, is named by its line."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader, begins = csv.reader(file, strict=True), 1
+        rows: list[dict[str, Any]] = []
+        try:
+            header = next(reader, [])
+            if not header:
+                raise _UnreadableError("it is empty; expected a header with the columns' names")
+            begins = reader.line_num + 1
+            for fields in reader:
+                if len(fields) > len(header):
+                    raise _UnreadableError(
+                        "its rows have more fields than its header; a text with a comma needs quotes"
+                    )
+                if fields:
+                    rows.append(dict(zip(header, [*fields, *[None] * (len(header) - len(fields))], strict=True)))
+                begins = reader.line_num + 1
+        except csv.Error as error:
+            raise _UnreadableError(
+                f"the row that begins on line {begins}: {error} (line {reader.line_num}); is a quote left open there? A quote "
+                'inside a quoted text is written twice: ""'
+            ) from error
+        except ValueError as error:
+            raise _UnreadableError(f"line {begins}: {error}" if begins > 1 else str(error)) from error
+        return tuple(rows)
+
+
+def _word(part: str) -> str:
+    return str(part).strip().lower().split("_")[0].split(".")[0]
 
 
 def read_hub(source: str) -> Table:
@@ -95,13 +150,12 @@ def read_hub(source: str) -> Table:
 
 def _part(name: str, split: str) -> str:
     """ "train_prefs" is a training part, "validation", "dev" and the like the validation part, "test_prefs" the test part."""
-    word = split.lower().split("_")[0].split(".")[0]
-    if word not in _PARTS:
+    if _word(split) not in _PARTS:
         raise PairsError(
             f"{name!r} has a part {split!r}; expected names that begin with {sorted(_PARTS)}. Name the part that you "
             f"want: 'hf:{name}/{split}'"
         )
-    return _PARTS[word]
+    return _PARTS[_word(split)]
 
 
 def recognise(table: Table, known: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

@@ -2,18 +2,20 @@
 
 import logging
 import math
+import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import psutil  # comes with transformer-lens (through accelerate)
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens._arguments import checked_choice
 from steerlens.errors import TrainingError
 
 log = logging.getLogger(__name__)
@@ -23,8 +25,7 @@ SHARE_OF_FREE_MEMORY = 0.5
 
 def check_cache(cache: object) -> None:
     """Raise TrainingError unless `cache` is one of the known kinds."""
-    if cache not in get_args(Cache):
-        raise TrainingError(f"cache={cache!r} is not known; expected one of {get_args(Cache)}")
+    checked_choice("cache", cache, get_args(Cache), error=TrainingError)
 
 
 class ResidStore:
@@ -34,10 +35,13 @@ class ResidStore:
         tokens: how many tokens each row has.
         d_model, dtype: of the residual stream.
         cache: "ram" keeps the model's dtype, "fp16" halves a float32 model's memory (gradients keep about 5e-4 of
-            precision), "disk" maps a temporary file, "recompute" keeps nothing; "auto" takes "ram", and "disk" where that
-            would fill over half of the free memory.
+            precision), "disk" maps a temporary file in TMPDIR, "recompute" keeps nothing; "auto" takes "ram", and "disk" where
+            that would fill over half of the free memory.
         share: of that half, where several stores are filled together.
         pin: keep "ram" and "fp16" where a GPU can fetch them while it computes.
+
+    Raises:
+        TrainingError: the disk has no room for the whole, or can't be written.
     """
 
     def __init__(
@@ -63,12 +67,14 @@ class ResidStore:
             self._starts[row], start = start, start + n
         size = start * d_model
         if cache == "disk":
-            folder = Path(tempfile.mkdtemp(prefix="steerlens-"))
+            folder = _reserved(size * kept.itemsize)
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             path = str(folder / "resid")
-            self._all = torch.from_file(path, shared=True, size=size, dtype=kept).view(start, d_model)
+            self._all = torch.from_file(path, shared=True, size=size, dtype=kept, device="cpu").view(start, d_model)
         else:
-            self._all = torch.empty(0 if cache == "recompute" else start, d_model, dtype=kept, pin_memory=pin)
+            self._all = torch.empty(
+                0 if cache == "recompute" else start, d_model, dtype=kept, pin_memory=pin, device="cpu"
+            )
 
     def put(self, row: int, resid: Float[Tensor, "token d_model"]) -> None:
         """Keep a row.
@@ -86,3 +92,45 @@ class ResidStore:
     def get(self, row: int) -> Float[Tensor, "token d_model"]:
         """A row as it was put, up to the kept precision."""
         return self._all[self._starts[row] :][: self.tokens[row]]
+
+
+def _reserved(size: int) -> Path:
+    """A new folder with a file `resid` of that many bytes, all of them on the disk.
+
+    A file that is mapped before it is written has holes, and where the disk is full by then, the system ends the process.
+    """
+    folder = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="steerlens-"))
+        free = shutil.disk_usage(folder).free
+        if size > free:
+            raise TrainingError(_no_room(size, folder.parent, f"{free / 1e9:.2f} GB are free"))
+        with (folder / "resid").open("wb") as file:
+            _fill(file, size)
+    except BaseException as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            where = Path(tempfile.gettempdir()) if folder is None else folder.parent
+            raise TrainingError(_no_room(size, where, error.strerror or str(error))) from error
+        raise
+    return folder
+
+
+def _fill(file: Any, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        if size:
+            os.posix_fallocate(file.fileno(), 0, size)
+        return
+    zeros = bytes(2**20)  # where the system reserves nothing, the bytes are written
+    for start in range(0, size, len(zeros)):
+        file.write(zeros[: size - start])
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _no_room(size: int, folder: Path, why: str) -> str:
+    return (
+        f"cache='disk' needs {size / 1e9:.2f} GB in {folder} for the pairs' residual streams: {why}. Set TMPDIR to a folder with "
+        "room, or use cache='fp16', which takes half of a float32 model's memory, or cache='recompute', which takes none"
+    )

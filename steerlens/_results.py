@@ -2,22 +2,23 @@
 
 import json
 import math
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
-from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import jaxtyped
 
-from steerlens._files import whole_file
+from steerlens._fields import check_fields
+from steerlens._files import as_path, read_json, whole_file
 from steerlens._fingerprint import ModelIdentity
-from steerlens.errors import MeasureError, SteerLensError
+from steerlens._vector_files import check_record
+from steerlens.errors import FigureError, MeasureError, SteerLensError
 from steerlens.vector import SteeringVector
 
 if TYPE_CHECKING:
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
 FORMAT = "steerlens result"
 # Parts of a result that are no results themselves; their schema is 1 until their fields change their meaning.
 _PARTS: dict[str, type] = {"SteeringVector": SteeringVector, "ModelIdentity": ModelIdentity}
+_DTYPES = (
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+)
 
 
 class Stored:
@@ -38,6 +53,9 @@ class Stored:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         Stored._kinds[cls.__name__] = cls
+
+    def _check_read(self) -> None:
+        """Raise MeasureError where fields that came from a file disagree in what neither types nor named axes show."""
 
 
 class Result(Stored, ABC):
@@ -52,7 +70,8 @@ class Result(Stored, ABC):
         # The one place where a result reaches up to the figures: late, so that figures may import results.
         from steerlens.figures import draw
 
-        return draw(self)
+        with _told_of_files(self):
+            return draw(self)
 
     def save(self, path: str | Path, *, columns: Literal[1, 2] | None = None) -> Path:
         """Write the values to .json (`sl.load_result` reads them), a page to .html, or the figure to .pdf, .svg or .png.
@@ -66,12 +85,32 @@ class Result(Stored, ABC):
         Raises:
             FigureError, MeasureError: another file ending, no such folder, nothing to draw with, or somebody's own .csv.
         """
-        path = Path(path)
+        path = as_path(path, MeasureError)
         if path.suffix == ".json" and columns is None:
             return _write(self, path)
         from steerlens.figures import save
 
-        return save(self, path, columns=columns)
+        with _told_of_files(self):
+            return save(self, path, columns=columns)
+
+
+# Results that came from files, which anybody may have changed; others fail as programs do.
+_from_files: "weakref.WeakKeyDictionary[Result, Path]" = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def _told_of_files(result: Result) -> Iterator[None]:
+    """Tell of a file that fits in types and lengths and still makes no sense when it is drawn."""
+    try:
+        yield
+    except SteerLensError:
+        raise
+    except Exception as error:
+        if result not in _from_files:
+            raise
+        raise FigureError(
+            f"{_from_files[result]} can't be drawn ({type(error).__name__}: {error!s:.200}): it was damaged or changed"
+        ) from error
 
 
 def load_result(path: str | Path) -> Any:
@@ -80,26 +119,25 @@ def load_result(path: str | Path) -> Any:
     Raises:
         MeasureError: no such file, none of ours, one of another version's fields, or one that was damaged or edited.
     """
-    path = Path(path)
+    path = as_path(path, MeasureError)
+    found = read_json(path, MeasureError)
+    if not isinstance(found, dict) or "format" not in found:
+        raise MeasureError(f"{path} can't be read as a result; expected a .json file that result.save(...) wrote")
+    if found["format"] != FORMAT:
+        raise MeasureError(f"{path} has the format {found['format']!r:.60}; expected {FORMAT!r}")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        known = found["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MeasureError(f"{path} can't be read as a result ({type(error).__name__}: {error}); expected a .json file "
-                           "that result.save(...) wrote") from error  # fmt: skip
-    if not known:
-        raise MeasureError(f"{path} has the format {found['format']!r}; expected {FORMAT!r}")
-    try:
-        result = _decoded(found["result"])
+        result = _decoded(found.get("result"))
         if not isinstance(result, Result):
             raise MeasureError(f"it holds a {type(result).__name__}; expected a result")
-    # What a changed file makes numpy, torch or a constructor raise is theirs to choose.
-    except (SteerLensError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        told = str(error) if isinstance(error, SteerLensError) else f"{type(error).__name__}: {error}"
+        result.to_frame()
+        repr(result)
+    except Exception as error:  # what a changed file makes numpy, torch or a constructor raise is theirs to choose
+        told = str(error) if isinstance(error, SteerLensError) else f"{type(error).__name__}: {error!s:.300}"
         raise MeasureError(
             f"{path} can't be read back: {told}. It is another version's, or was damaged or changed: measure again, or use "
             "the version that wrote it"
         ) from error
+    _from_files[result] = path
     return result
 
 
@@ -107,7 +145,7 @@ def _write(result: Result, path: Path) -> Path:
     if not path.parent.is_dir():
         raise MeasureError(f"can't save to {path}: there is no folder {path.parent}")
     text = json.dumps({"format": FORMAT, "result": _encoded(result)}, allow_nan=False)
-    with whole_file(path) as partial:
+    with whole_file(path, MeasureError) as partial:
         partial.write_text(text, encoding="utf-8")
     return path
 
@@ -149,63 +187,64 @@ def _decoded(value: Any) -> Any:
         return tuple(_decoded(item) for item in value)
     if not isinstance(value, dict):
         return value
-    if "$float" in value:
+    if "$type" in value:
+        return _rebuilt(value)
+    names = set(value)
+    if names == {"$float"} and value["$float"] in ("nan", "inf", "-inf"):
         return float(value["$float"])
-    if "$array" in value:
-        return np.array(_decoded(value["$array"]), dtype=value["dtype"]).reshape(value["shape"])
-    if "$tensor" in value:
+    if names == {"$array", "dtype", "shape"}:
+        return _array(value["$array"], value["dtype"], value["shape"])
+    if names == {"$tensor"}:
         return torch.from_numpy(_decoded(value["$tensor"]))
-    if "$map" in value:
-        return {_decoded(k): _decoded(v) for k, v in value["$map"]}
-    if "$set" in value:
+    if names == {"$map"}:
+        pairs = [(_decoded(k), _decoded(v)) for k, v in value["$map"]]
+        if len(dict(pairs)) < len(pairs):
+            raise MeasureError("it holds a mapping that has a key twice")
+        return dict(pairs)
+    if names == {"$set"}:
         return frozenset(_decoded(value["$set"]))
-    if "$list" in value:
+    if names == {"$list"}:
         return [_decoded(item) for item in value["$list"]]
-    name, schema = str(value.get("$type")), value.get("$schema")
-    kind = Stored._kinds.get(name) or _PARTS.get(name)
+    raise MeasureError(f"it holds an object of {sorted(names)!r:.80}, which is nothing that a result is made of")
+
+
+def _array(nested: Any, dtype: Any, shape: Any) -> np.ndarray:
+    """The array of nested lists, if they are of that shape and hold numbers (or true and false) of that dtype."""
+    kind = np.dtype(dtype) if dtype in _DTYPES else None
+    whole = isinstance(shape, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
+    if kind is None or not whole:
+        raise MeasureError(
+            f"it holds an array of dtype {dtype!r:.40} and shape {shape!r:.40}; expected one of {_DTYPES}"
+        )
+    flat, found = [nested], []
+    for length in shape:  # level by level, so that lists of unequal lengths don't pass for something else
+        if not all(isinstance(item, list) and len(item) == length for item in flat):
+            raise MeasureError(f"it holds an array whose lists are not of the shape {shape!r:.40}")
+        flat = [inner for item in flat for inner in item]
+    found = [_decoded(item) for item in flat]
+    accepted = {"b": (bool,), "f": (int, float)}.get(kind.kind, (int,))
+    if not all(isinstance(item, accepted) and (kind.kind == "b" or not isinstance(item, bool)) for item in found):
+        raise MeasureError(f"it holds an array of {dtype} with something else in it")
+    with np.errstate(over="raise"):  # a number too large for its dtype is not infinite
+        return np.array(found, dtype=np.float64 if kind.kind == "f" else kind).astype(kind).reshape(shape)
+
+
+def _rebuilt(value: dict[str, Any]) -> Any:
+    """The dataclass that an object names, with all its fields, each of its type, and lengths that agree."""
+    name, schema = value["$type"], value.get("$schema")
+    kind: Any = Stored._kinds.get(name, _PARTS.get(name)) if isinstance(name, str) else None
     if kind is None or schema != getattr(kind, "SCHEMA", 1):
         reads = "none of that name" if kind is None else f"schema {getattr(kind, 'SCHEMA', 1)}"
-        raise MeasureError(
-            f"it holds a {value.get('$type')!r} of schema {schema}; this version of steerlens reads {reads}"
-        )
-    own = {name: _decoded(item) for name, item in value.items() if not name.startswith("$")}
+        raise MeasureError(f"it holds a {name!r:.60} of schema {schema!r:.20}; this version of steerlens reads {reads}")
+    own = {name: _decoded(item) for name, item in value.items() if name not in ("$type", "$schema")}
     needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
     odd = (set(own) - {f.name for f in fields(kind)}) | (needed - set(own))
     if odd:
-        raise MeasureError(f"it holds other fields than a {kind.__name__} has: {sorted(odd)} are new or missing")
-    _check_types(kind, own)
-    return kind(**own)
-
-
-def _check_types(kind: type, own: Mapping[str, Any]) -> None:
-    """Raise MeasureError unless each field is of its declared type, and arrays agree on the length of a named axis."""
-    with jaxtyped("context"):
-        for name, value in own.items():
-            if not _is(value, _hints(kind)[name]):
-                raise MeasureError(f"{kind.__name__}.{name} is {value!r:.60}; expected {_hints(kind)[name]}")
-
-
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _is(value: Any, hint: Any) -> bool:
-    kind, inner = get_origin(hint) or hint, get_args(hint)
-    if kind in (Union, UnionType):
-        return any(_is(value, one) for one in inner)
-    if kind is Literal:
-        return value in inner
-    if kind in (Any, object):
-        return True
-    if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
-    if kind is tuple and inner and inner[-1] is not Ellipsis:
-        return isinstance(value, (tuple, list)) and len(value) == len(inner) and all(map(_is, value, inner))
-    if isinstance(value, Mapping) and inner:
-        keys, values = inner
-        return isinstance(value, kind) and all(_is(k, keys) and _is(v, values) for k, v in value.items())
-    if inner:  # a collection of things of one type; what a tuple declares may have come as a list
-        listed = isinstance(value, (kind, list) if kind is tuple else kind) and not isinstance(value, str)
-        return listed and all(_is(item, inner[0]) for item in value)
-    return isinstance(value, kind)
+        raise MeasureError(f"it holds other fields than a {kind.__name__} has: {sorted(odd)!r:.200} are new or missing")
+    check_fields(kind, own, MeasureError)
+    made = kind(**own)
+    if isinstance(made, Stored):
+        made._check_read()
+    elif isinstance(made, SteeringVector):
+        check_record(made)
+    return made

@@ -2,49 +2,66 @@
 
 import logging
 import random
+import re
 from collections.abc import Sequence
 from typing import Literal
 
+from steerlens._arguments import checked_number, checked_seed
 from steerlens.errors import PairsError
 
 log = logging.getLogger(__name__)
 OnBad = Literal["raise", "drop"]
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: no character, and no encoding takes it
 
 
 def check_columns(columns: dict[str, Sequence[str]]) -> None:
-    """Raise PairsError unless the columns are lists of texts of one length."""
+    """Raise PairsError unless the columns are lists of one length."""
+    for name, column in columns.items():
+        if isinstance(column, str):
+            raise PairsError(f"{name} is one string; expected a list with one text per pair")
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise PairsError(f"the columns differ in length: {lengths}; expected one text each per pair")
     if not next(iter(lengths.values())):
         raise PairsError("there are no pairs: expected at least one prompt with its two responses")
-    for name, column in columns.items():
-        if isinstance(column, str):
-            raise PairsError(f"{name} is one string; expected a list with one text per pair")
-        wrong = [i for i, text in enumerate(column) if not isinstance(text, str)]
-        if wrong:
-            raise PairsError(
-                f"{name} holds a {type(column[wrong[0]]).__name__} in rows {listed(wrong)}; expected texts"
-            )
+
+
+def why_no_text(text: object) -> str | None:
+    """Why something can't be read as a text that says something, or None: "X is null", "X holds a float", ..., without the X."""
+    if text is None:
+        return "is null"
+    if not isinstance(text, str):
+        return f"holds a {type(text).__name__}"
+    if not text.strip():
+        return "is empty"
+    return "holds half of a surrogate pair, which is no character" if _HALF.search(text) else None
 
 
 def good_rows(columns: dict[str, Sequence[str]], on_bad: OnBad, provenance: str) -> list[int]:
     """The rows that can be used; the others raise PairsError, or are dropped with a logged count."""
-    n = len(columns["prompts"])
-    bad = {f"empty {name}": [i for i in range(n) if not column[i].strip()] for name, column in columns.items()}
+    n, bad = len(columns["prompts"]), dict[str, list[int]]()
+    for name, column in columns.items():
+        for i, text in enumerate(column):
+            why = why_no_text(text)
+            if why is not None:
+                bad.setdefault(f"empty {name}" if why == "is empty" else f"{name} {why}", []).append(i)
     if "rejected_prompts" not in columns:
-        same = [i for i in range(n) if columns["chosen"][i] == columns["rejected"][i] and columns["chosen"][i].strip()]
+        both = list(zip(columns["chosen"], columns["rejected"], strict=True))
+        same = [i for i, (a, b) in enumerate(both) if isinstance(a, str) and a == b and a.strip()]
         bad["chosen equal to rejected"] = same
     return _kept(bad, n, on_bad, provenance, "pairs")
 
 
 def good_reasons(reasons: Sequence[str | None], on_bad: OnBad, provenance: str, what: str) -> list[int]:
-    """The rows without a reason against them; the others raise PairsError, or are dropped with a logged count."""
+    """The rows without a reason against them; the others raise PairsError, or are dropped with a logged count.
+
+    reasons: several of one row stand on lines of their own.
+    """
     bad: dict[str, list[int]] = {}
-    for row, why in enumerate(reasons):
-        if why is not None:
+    for row, found in enumerate(reasons):
+        for why in () if found is None else found.split("\n"):
             bad.setdefault(why, []).append(row)
     return _kept(bad, len(reasons), on_bad, provenance, what)
 
@@ -71,6 +88,8 @@ def drawn_parts(prompts: Sequence[str], seed: int = 0, *, val: float = 0.15, tes
 
     val, test: the parts' shares of all prompts.
     """
+    seed = checked_seed(seed, error=PairsError)
+    val, test = (checked_number(name, share, error=PairsError) for name, share in (("val", val), ("test", test)))
     if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
         raise PairsError(f"val={val} and test={test} are shares of the pairs; expected a sum from 0 to below 1")
     groups: dict[str, list[int]] = {}

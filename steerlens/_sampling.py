@@ -21,7 +21,10 @@ def drawn(seeds: Sequence[int], tokens: int, temperature: float) -> Choose:
     A row's draws are its own: one uniform number a token, put through the inverse of the cumulative distribution. They
     depend neither on the other rows nor on their order, and rounding moves a draw only where it hits a boundary.
     """
-    by_row = [torch.rand(tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    by_row = [
+        torch.rand(tokens, dtype=torch.float64, device="cpu", generator=torch.Generator("cpu").manual_seed(s))
+        for s in seeds
+    ]
     uniform = torch.stack(by_row)
 
     def choose(logits: Float[Tensor, "row d_vocab"], rows: Sequence[int], step: int) -> Int[Tensor, " row"]:

@@ -14,28 +14,36 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import checked_count
 from steerlens._encode import Encoded, EncodedPair
 from steerlens._flat_route import FlatRoute
 from steerlens._hooked_route import HookedRoute
+from steerlens._parts import check_runs_in_parts
 from steerlens._resid_store import Cache, ResidStore
+from steerlens._whole_route import WholeRoute, needs_whole_passes
 from steerlens.errors import ModelError, PairsError
-from steerlens.resid import Positions, check_batch_size
+from steerlens.resid import Positions
 from steerlens.shapes import DVector
 
 RouteName = Literal["auto", "flat", "hooked"]
+Route = FlatRoute | HookedRoute | WholeRoute
 
 
-def choose_route(
-    model: HookedTransformer, pairs: Sequence[Encoded], name: RouteName = "auto"
-) -> FlatRoute | HookedRoute:
-    """The fast route where its equations are the model's, else the general one.
+def choose_route(model: HookedTransformer, pairs: Sequence[Encoded], name: RouteName = "auto") -> Route:
+    """The fast route where its equations are the model's; text by text where a hook or a foreign module is; else the general one.
 
     Raises:
-        ModelError: the flat route was asked for and does not fit.
+        ModelError: the flat route was asked for and does not fit, or the model has another forward than HookedTransformer's.
     """
+    check_runs_in_parts(model)
     fits = name != "hooked" and FlatRoute.fits(model, max(pair.length for pair in pairs))
     if name == "flat" and not fits:
-        raise ModelError("the flat route does not compute this model (or a hook is on): leave route= out")
+        raise ModelError(
+            "the flat route does not compute this model (or a hook is on, or a module is not TransformerLens's own): leave "
+            "route= out"
+        )
+    if name == "auto" and not fits and needs_whole_passes(model):
+        return WholeRoute(model)
     return FlatRoute(model) if fits else HookedRoute(model)
 
 
@@ -107,7 +115,7 @@ class PairScorer:
     ) -> None:
         if not pairs:
             raise PairsError("there are no pairs to score")
-        check_batch_size(batch_size)
+        batch_size = checked_count("batch_size", batch_size, error=PairsError)
         self.model, self.pairs, self.layer, self.batch_size = model, list(pairs), layer, batch_size
         self.rows = list(range(len(pairs))) if rows is None else sorted(set(rows))
         self.route = choose_route(model, self.pairs, route)
@@ -139,10 +147,10 @@ class PairScorer:
         if self._reference is None and self._reference_from not in (None, self):
             self._reference = self._reference_from.reference
         elif self._reference is None:
-            reference = torch.zeros(len(self.pairs), 2, dtype=torch.float64)
+            reference = torch.zeros(len(self.pairs), 2, dtype=torch.float64, device="cpu")
             with torch.no_grad():
                 for rows in self.batches(self.rows, "unsteered" if self._progress else None):
-                    reference[rows] = self.logprobs(rows).cpu()
+                    reference[rows] = self.logprobs(rows).cpu().double()
             self._reference = reference
         return self._reference
 
@@ -199,7 +207,7 @@ class PairScorer:
         shifts = torch.zeros_like(self.reference)
         if multiplier != 0:
             for rows in self.batches(self.rows, label):
-                shifts[rows] = self.shift(rows, vector, multiplier, positions).cpu()
+                shifts[rows] = self.shift(rows, vector, multiplier, positions).cpu().double()
         return shifts
 
     def median_norm(self) -> float:

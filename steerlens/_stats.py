@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from steerlens._arguments import checked_level
+
 RESAMPLES = 2000
 _AT_ONCE = 20_000_000  # numbers of resampled pairs held in memory
 
@@ -18,6 +20,7 @@ def mean_interval(
 
     All columns are resampled with the same pairs, so that curves over multipliers move together.
     """
+    level = checked_level(level)
     if len(values) < 2:
         nothing = np.full(values.shape[1], np.nan)
         return nothing, nothing.copy()
@@ -36,6 +39,7 @@ def curve_interval(
 
     The number may be infinite: the ends of the interval are numbers that some resample gave.
     """
+    level = checked_level(level)
     if len(values) < 2:
         return np.nan, np.nan
     numbers = read(_bootstrap(values, level, seed).bootstrap_distribution.T)
@@ -62,6 +66,7 @@ def rate_interval(
     values: Float[np.ndarray, "pair column"], *, level: float = 0.95
 ) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:
     """Clopper and Pearson's interval of each column's rate, where every value is 0 or 1: not empty at rates of 0 and 1."""
+    level = checked_level(level)
     tests = [stats.binomtest(round(float(successes)), len(values)) for successes in values.sum(0)]
     found = [test.proportion_ci(confidence_level=level, method="exact") for test in tests]
     return np.array([ci.low for ci in found]), np.array([ci.high for ci in found])
@@ -100,5 +105,5 @@ def cosine_p_value(cosine: float, dimensions: int) -> float:
 
 def cosine_limit(level: float, dimensions: int) -> float:
     """The |cosine| that this share of isotropic random directions stays below: the inverse of `cosine_p_value`."""
-    half = (dimensions - 1) / 2
+    half, level = (dimensions - 1) / 2, checked_level(level)
     return float(2 * stats.beta.ppf((1 + level) / 2, half, half) - 1)

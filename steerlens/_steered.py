@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 from transformer_lens import HookedTransformer
 
-from steerlens._generate import generate
+from steerlens._generate import Prompts, generate
 from steerlens._results import Stored
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import Positions
@@ -16,9 +17,20 @@ from steerlens.vector import SteeringVector
 class SteeredTexts(Stored):
     """Greedy answers: `texts[label][prompt][multiplier]`, each vector at the norm it is compared at."""
 
-    prompts: tuple[str, ...]
-    multipliers: tuple[float, ...]
-    texts: Mapping[str, Sequence[Sequence[str]]]
+    prompts: Annotated[tuple[str, ...], "prompt"]
+    multipliers: Annotated[tuple[float, ...], "multiplier"]
+    texts: Mapping[str, Annotated[Sequence[Sequence[str]], "prompt multiplier"]]
+
+
+def check_prompts(
+    model: HookedTransformer, prompts: Sequence[str], max_new_tokens: int, *, like: PreferencePairs | None
+) -> None:
+    """Raise SteeringError unless `steer_all` can answer the prompts."""
+    Prompts(model, prompts, max_new_tokens, **_format(like))
+
+
+def _format(like: PreferencePairs | None) -> dict[str, Any]:
+    return {} if like is None else {"template": like.template, "system_prompt": like.system_prompt}
 
 
 def steer_all(
@@ -34,7 +46,6 @@ def steer_all(
     progress: bool,
 ) -> SteeredTexts:
     """Answers to the prompts, written with the template of the pairs `like`; the unsteered one is decoded once."""
-    template = {} if like is None else {"template": like.template, "system_prompt": like.system_prompt}
     texts: dict[str, list[list[str]]] = {}
     unsteered: list[list[str]] = []
     for label, vector in vectors.items():
@@ -48,7 +59,7 @@ def steer_all(
             positions=positions,
             max_new_tokens=max_new_tokens,
             progress=progress,
-            **template,  # type: ignore[arg-type]
+            **_format(like),
         )
         unsteered = unsteered or found
         texts[label] = [

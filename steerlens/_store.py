@@ -1,7 +1,8 @@
 """A folder of finished work: what was measured once is read again, and nothing else is.
 
 A cell is found by all its settings: another setting, other weights, other pairs or another version of steerlens is another
-cell. A cell's file appears whole or not at all, so that a run which was killed goes on where it stopped.
+cell. A cell's file appears whole or not at all, so that a run which was killed goes on where it stopped; and a file that is not
+the one that was written for its settings is refused.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from steerlens._files import whole_file
+from steerlens._files import read_bytes, read_json, whole_file
 from steerlens._results import Result, load_result
 from steerlens._vector_files import load_vector
 from steerlens.errors import MeasureError
@@ -35,16 +36,30 @@ class Store:
             raise MeasureError(f"store={str(folder)!r} is a file; expected a folder, or a name for a new one")
 
     def vector(self, name: str, settings: Mapping[str, Any], make: Callable[[], SteeringVector]) -> SteeringVector:
-        """The vector of these settings: from its file, or made now and kept."""
+        """The vector of these settings: from its file, or made now and kept.
+
+        Raises:
+            MeasureError: the file is not the one that was written for these settings.
+        """
         path = self.path(name, settings, ".safetensors")
-        if path.exists():
-            return load_vector(path)
-        return self.keep(name, settings, make())
+        if not path.exists():
+            return self.keep(name, settings, make())
+        self._check(path, settings)
+        vector = load_vector(path)
+        for told, found in (("layer", vector.layer), ("method", vector.method), ("seed", vector.seed)):
+            if found is not None and settings.get(told, found) != found:
+                raise MeasureError(_foreign(path, f"its vector has {told} {found!r}, not {settings[told]!r}"))
+        return vector
 
     def result(self, name: str, settings: Mapping[str, Any], make: Callable[[], R]) -> R:
-        """The result of these settings: from its file, or measured now and kept."""
+        """The result of these settings: from its file, or measured now and kept.
+
+        Raises:
+            MeasureError: the file is not the one that was written for these settings.
+        """
         path = self.path(name, settings, ".json")
         if path.exists():
+            self._check(path, settings)
             return load_result(path)
         return self.keep(name, settings, make())
 
@@ -53,9 +68,23 @@ class Store:
         path = self.path(name, settings, ".safetensors" if isinstance(made, SteeringVector) else ".json")
         self.folder.mkdir(parents=True, exist_ok=True)
         made.save(path)
-        with whole_file(path.with_suffix(".settings")) as partial:  # for people: what the name's digest stands for
-            partial.write_text(json.dumps(_told(settings), indent=1, sort_keys=True), encoding="utf-8")
+        # What the name's digest stands for, and of what: the file may come to lie in another one's place.
+        told = _told(settings) | {"sha256": _sha256(path)}
+        with whole_file(path.with_suffix(".settings"), MeasureError) as partial:
+            partial.write_text(json.dumps(told, indent=1, sort_keys=True), encoding="utf-8")
         return made
+
+    def _check(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Raise MeasureError where a cell's file is another than the one that was written with its settings."""
+        beside = path.with_suffix(".settings")
+        if not beside.exists():  # of a run that was killed between the two files
+            return
+        told = read_json(beside, MeasureError)
+        known = told.pop("sha256", None) if isinstance(told, dict) else None
+        if told != json.loads(json.dumps(_told(settings))):
+            raise MeasureError(_foreign(path, f"{beside.name} tells of other settings"))
+        if known is not None and known != _sha256(path):
+            raise MeasureError(_foreign(path, f"its bytes are not those that {beside.name} tells of"))
 
     def has(self, name: str, settings: Mapping[str, Any]) -> bool:
         """Whether the cell of these settings is finished."""
@@ -75,3 +104,14 @@ class Store:
 
 def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"settings": dict(settings), "versions": library_versions()}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(read_bytes(path, MeasureError)).hexdigest()
+
+
+def _foreign(path: Path, why: str) -> str:
+    return (
+        f"{path} is not what was written for these settings: {why}. It was changed, or exchanged with another cell's file: delete "
+        "it with its .settings, and the cell is made anew"
+    )

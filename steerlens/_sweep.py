@@ -5,15 +5,19 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import checked_choice, checked_layers, checked_list, refusal
+from steerlens._door import KNOWN, checked, path, seeds
 from steerlens._fingerprint import identify
+from steerlens._parts import is_plain
 from steerlens._results import Result
 from steerlens._store import Store
 from steerlens.errors import MeasureError
@@ -24,7 +28,7 @@ from steerlens.methods.pca import extract_pca
 from steerlens.methods.supervised import train_supervised
 from steerlens.models import load_model
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import Positions, check_layer, check_model, check_positions, has_hooks
+from steerlens.resid import Positions, check_model
 from steerlens.vector import SteeringVector
 
 MethodName = Literal["bipo", "caa", "pca", "supervised"]
@@ -42,35 +46,39 @@ SEEDED = ("bipo", "supervised")
 class Sweep(Result):
     """A vector per method, layer and seed, and what each does to the same pairs."""
 
-    methods: tuple[str, ...]
+    methods: Annotated[tuple[str, ...], "cell"]
     """the method of each cell"""
-    layers: tuple[int, ...]
-    seeds: tuple[int, ...]
-    shifts: tuple[PreferenceShift, ...]
-    norm_ratios: tuple[float, ...]
+    layers: Annotated[tuple[int, ...], "cell"]
+    seeds: Annotated[tuple[int, ...], "cell"]
+    shifts: Annotated[tuple[PreferenceShift, ...], "cell"]
+    norm_ratios: Annotated[tuple[float, ...], "cell"]
     """each vector's norm over the residual stream's at its layer (NaN for methods that don't measure it)"""
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per method, layer, seed and multiplier: the mean shift in nats with its interval over pairs."""
+        """One row per method, layer, seed and multiplier: the mean shift in nats with its interval over pairs.
+
+        Beside it log p(chosen) and log p(rejected) in nats, the share of pairs moved the wrong way, and whether both fall.
+        """
         rows = []
         for method, layer, seed, shift, ratio in self._cells():
             low, high = shift.interval()
             for i, multiplier in enumerate(shift.multipliers):
                 row = {"method": method, "layer": layer, "seed": seed, "norm": shift.norm, "norm_ratio": ratio}
                 row |= {"multiplier": multiplier, "shift_nats": shift.mean()[i], "low": low[i], "high": high[i]}
-                rows.append(row)
+                rows.append(row | _sides(shift, i))
         return pd.DataFrame(rows)
 
     def scores(self, quantity: Quantity = "odd", multiplier: float = 1.0) -> pd.DataFrame:
-        """One row per method, layer and seed: one quantity at one multiplier, with its interval over pairs."""
+        """One row per method, layer and seed: a quantity at one multiplier, its interval over pairs, and what `to_frame` adds."""
         rows = []
         for method, layer, seed, shift, ratio in self._cells():
-            columns = shift.multipliers if quantity in ("values", "per_token") else shift.odd_multipliers
+            columns = shift.columns(quantity)
             if multiplier not in columns:
                 raise MeasureError(f"multiplier={multiplier!r} was not measured; {quantity} has {columns}")
             at, (low, high) = columns.index(multiplier), shift.interval(quantity)
             row = {"method": method, "layer": layer, "seed": seed, "norm": shift.norm, "norm_ratio": ratio}
-            rows.append({**row, quantity: shift.mean(quantity)[at], "low": low[at], "high": high[at]})
+            row |= {quantity: shift.mean(quantity)[at], "low": low[at], "high": high[at]}
+            rows.append(row | _sides(shift, shift.multipliers.index(multiplier)))
         return pd.DataFrame(rows)
 
     def best_layer(self, method: str, quantity: Quantity = "odd", multiplier: float = 1.0) -> int:
@@ -81,8 +89,33 @@ class Sweep(Result):
             raise MeasureError(f"method={method!r} was not swept; expected one of {sorted(set(self.methods))}")
         return int(mine.groupby("layer")[quantity].mean().idxmax())
 
+    def __repr__(self) -> str:
+        lines = []
+        for method, layer, seed, shift, _ in self._cells():
+            at = max(range(len(shift.multipliers)), key=lambda i: shift.multipliers[i])
+            low, high = shift.interval()
+            sides = f"log p(chosen) {shift.mean('chosen')[at]:+.2f}, log p(rejected) {shift.mean('rejected')[at]:+.2f}"
+            fall = ", ".join(f"{m:+g}" for m, falls in zip(shift.multipliers, shift.both_fall, strict=True) if falls)
+            lines.append(
+                f"  {method}, layer {layer}, seed {seed}: at {shift.multipliers[at]:+g} {shift.mean()[at]:+.2f} [{low[at]:+.2f}, "
+                f"{high[at]:+.2f}], {sides}; {shift.wrong_way[at]:.0%} of pairs the wrong way"
+                + (f"; BOTH FALL at {fall}" if fall else "")
+            )
+        pairs = f"{len(self.shifts[0].prompts)} pairs of {self.shifts[0].data}" if self.shifts else "no cells"
+        return "\n".join([f"Sweep({len(self.shifts)} cells, {pairs}; shift of the margin in nats", *lines]) + ")"
+
     def _cells(self) -> list[tuple[str, int, int, PreferenceShift, float]]:
         return list(zip(self.methods, self.layers, self.seeds, self.shifts, self.norm_ratios, strict=True))
+
+
+def _sides(shift: PreferenceShift, column: int) -> dict[str, Any]:
+    """What stands beside a margin in a table."""
+    return {
+        "chosen_nats": shift.mean("chosen")[column],
+        "rejected_nats": shift.mean("rejected")[column],
+        "wrong_way": shift.wrong_way[column],
+        "both_fall": shift.both_fall[column],
+    }
 
 
 @dataclass(frozen=True)
@@ -98,6 +131,17 @@ class _Cell:
     allow_seen: bool
 
 
+@checked(
+    MeasureError,
+    "model",
+    "layers",
+    "methods",
+    "options",
+    "executor",
+    measure_on=KNOWN["pairs"],
+    seeds=seeds,
+    store=path,
+)
 def sweep(
     model: HookedTransformer | str | Path,
     pairs: PreferencePairs,
@@ -125,34 +169,27 @@ def sweep(
         seeds: for the methods that draw something; the others have one vector, with seed 0.
         store: a folder for finished cells: a second run does only what is missing, and a changed setting never reads an
             old cell. A vector's cell is kept before it is measured.
-        executor: any `concurrent.futures.Executor`, dask's too (`client.get_executor()`); needs a model by name.
+        executor: any `concurrent.futures.Executor`, dask's too (`client.get_executor()`); needs a model by name. A process pool
+            must start its processes afresh: ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")).
 
     Raises:
-        MeasureError: an unknown method, no layers, an executor with a model that is no name; before any work.
+        MeasureError: an unknown method, a list that is empty or names something twice, an executor with a model that is no
+            name or with forked processes; before any work. A stored cell is another's.
         ModelError: the model does not have a layer; before any work.
     """
-    check_positions(positions)
-    options = {} if options is None else options
-    unknown = [m for m in (*methods, *options) if m not in get_args(MethodName)]
-    if unknown or not methods or not len(layers) or not len(seeds):
-        raise MeasureError(
-            f"methods={list(methods)!r}, layers={list(layers)!r}, seeds={list(seeds)!r}, options for {list(options)!r}; expected "
-            f"at least one of each, and methods among {list(get_args(MethodName))}"
-        )
-    if executor is not None and not isinstance(model, (str, Path)):
-        raise MeasureError(
-            "an executor's workers each need a model of their own: pass its name or folder instead of the model"
-        )
+    methods, options = _checked_methods(methods, options)
+    if executor is not None and not isinstance(executor, Executor):
+        raise MeasureError(refusal("executor", executor, "a concurrent.futures.Executor, or None"))
+    _check_executor(executor, model)
     live = _loaded(str(model)) if isinstance(model, (str, Path)) else check_model(model)
-    if store is not None and (has_hooks(live) or any(callable(p.template) for p in (pairs, measure_on))):
+    if store is not None and (not is_plain(live) or any(callable(p.template) for p in (pairs, measure_on))):
         raise MeasureError(
-            "a store finds its cells by their settings, and can't tell one template function or hook from another: sweep with a "
-            "named template and without hooks, or without store="
+            "a store finds its cells by their settings, and can't tell one template function, hook or module of your own "
+            "from another: sweep with a named template and without hooks, or without store="
         )
-    for layer in layers:
-        check_layer(live, layer)
+    layers = checked_layers(live, layers)
     cells = [
-        _Cell(method, int(layer), int(seed), dict(options.get(method, {})), tuple(multipliers), positions, allow_seen)
+        _Cell(method, layer, seed, options.get(method, {}), tuple(multipliers), positions, allow_seen)
         for method in methods
         for layer in layers
         for seed in (seeds if method in SEEDED else (0,))
@@ -168,6 +205,38 @@ def sweep(
         shifts=tuple(shift for shift, _ in found),
         norm_ratios=tuple(ratio for _, ratio in found),
     )
+
+
+def _check_executor(executor: Executor | None, model: object) -> None:
+    if executor is not None and not isinstance(model, (str, Path)):
+        raise MeasureError(
+            "an executor's workers each need a model of their own: pass its name or folder instead of the model"
+        )
+    # A process that is forked while torch's threads hold a lock waits for it for ever.
+    context = getattr(executor, "_mp_context", None)
+    if context is not None and context.get_start_method() == "fork":
+        raise MeasureError(
+            "executor= is a pool of forked processes, in which torch hangs for ever: expected one that starts them afresh, "
+            'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
+        )
+
+
+def _checked_methods(methods: object, options: object) -> tuple[tuple[MethodName, ...], dict[str, dict[str, Any]]]:
+    """Methods by name, each once, and keyword arguments of methods that have such."""
+    given = checked_list("methods", methods, of="methods, such as ['bipo', 'caa']")
+    named = tuple(checked_choice(f"methods[{i}]", m, get_args(MethodName)) for i, m in enumerate(given))
+    if len(set(named)) < len(named):
+        raise MeasureError(refusal("methods", methods, "each once"))
+    if options is not None and not isinstance(options, Mapping):
+        raise MeasureError(refusal("options", options, "a dict of dicts, {'bipo': {'lr': 0.02, 'max_steps': 60}}"))
+    told: dict[str, dict[str, Any]] = {}
+    for method, own in (options or {}).items():
+        checked_choice("the method of options", method, get_args(MethodName))
+        known = set(signature(_METHODS[method]).parameters) - {"model", "pairs", "layer", "seed", "progress"}
+        if not isinstance(own, Mapping) or set(own) - known:
+            raise MeasureError(refusal(f"options[{method!r}]", own, f"a dict with some of {sorted(known)}"))
+        told[method] = dict(own)
+    return named, told
 
 
 _own = threading.local()
@@ -212,7 +281,7 @@ def _run(
         return measure(), _ratio(vector)
     kept, name = Store(store), f"{cell.method}-layer{cell.layer}-seed{cell.seed}"
     told = {"method": cell.method, "layer": cell.layer, "seed": cell.seed, "options": _plain(cell.options)}
-    told |= {"pairs": pairs.described(), "weights": identify(live).fingerprint, "dtype": str(live.cfg.dtype)}
+    told |= {"pairs": pairs.described(), "weights": identify(live).digest, "dtype": str(live.cfg.dtype)}
     vector = kept.vector(name, told, make)
     check_unseen([vector], measure_on, allow_seen=cell.allow_seen)
     asked = {"multipliers": cell.multipliers, "positions": cell.positions, "on": measure_on.described()}

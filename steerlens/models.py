@@ -14,14 +14,27 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from steerlens._adapters import adapter_folder, merge_adapter
+from steerlens._arguments import checked_path, shown
+from steerlens._ends import configured_ends
 from steerlens._families import FAMILIES, hooked_config
-from steerlens._sources import hub_folder, local_folder, model_type, quiet_transformers, repo_name, smollm2_folder
+from steerlens._invariants import STORED_ORDER
+from steerlens._sources import (
+    check_claims,
+    check_files,
+    hub_folder,
+    local_folder,
+    model_type,
+    quiet_transformers,
+    repo_name,
+    smollm2_folder,
+)
 from steerlens.errors import ModelError
 from steerlens.toy import MODELS, model_folder
 
@@ -71,8 +84,10 @@ def load_model(
         ['Hello']
     """
     torch_dtype, place = _checked_dtype(dtype), _checked_device(device)
+    if name is not None:
+        checked_path("name", name, error=ModelError)
     text = "smollm2" if name is None else os.fspath(name)
-    lora = None if adapter is None else adapter_folder(adapter)
+    lora = None if adapter is None else adapter_folder(checked_path("adapter", adapter, error=ModelError))
     if text.lower() in ("smollm2", "smollm2-wheel"):
         folder, label = smollm2_folder(from_wheel=text.lower() == "smollm2-wheel")
         return _load_folder(folder, label, torch_dtype, place, lora)
@@ -92,14 +107,14 @@ def load_model(
 
     folder = hub_folder(repo, refuse_early)
     if is_official and lora is None and model_type(folder) not in FAMILIES:
-        return _load_with_transformer_lens(repo, torch_dtype, place)
+        return _load_with_transformer_lens(repo, folder, torch_dtype, place)
     return _load_folder(folder, repo, torch_dtype, place, lora)
 
 
 def _checked_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype or torch.float32
-    if chosen is None or chosen not in _DTYPES.values():
-        raise ModelError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)} (as a name or as a torch.dtype).")
+    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else torch.float32 if dtype is None else dtype
+    if not isinstance(chosen, torch.dtype) or chosen not in _DTYPES.values():
+        raise ModelError(f"dtype {shown(dtype)} is not one of {', '.join(_DTYPES)} (as a name or as a torch.dtype).")
     return chosen
 
 
@@ -107,9 +122,9 @@ def _checked_device(device: torch.device | str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f'device {device!r} is not one of "cpu", "cuda", "cuda:<n>", "mps".') from error
+        place = torch.device(device if isinstance(device, (str, torch.device)) else "none")
+    except (RuntimeError, ValueError) as error:  # a ValueError is of half a surrogate pair
+        raise ModelError(f'device {shown(device)} is not one of "cpu", "cuda", "cuda:<n>", "mps".') from error
     counts = {
         "cpu": 1,
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
@@ -133,14 +148,16 @@ def _read_config(
         )
     with _as_model_error(f"{label}: {folder / 'config.json'} could not be read"), quiet_transformers():
         config = AutoConfig.from_pretrained(folder, **_LOCAL)
-    return config, hooked_config(config, name=label, dtype=dtype, device=device)
+        return config, hooked_config(config, name=label, dtype=dtype, device=device)
 
 
 def _load_folder(
     folder: Path, label: str, dtype: torch.dtype, device: str, adapter: Path | None = None
 ) -> HookedTransformer:
     name = label if adapter is None else f"{label}+{adapter.resolve().name}"
+    check_files(folder)
     config, cfg = _read_config(folder, name, dtype, device)
+    check_claims(folder, label, {n: getattr(cfg, n) for n in ("d_vocab", "d_model", "d_mlp", "n_layers", "n_ctx")})
     brings_tokenizer = adapter is not None and (adapter / "tokenizer_config.json").is_file()
     with _as_model_error(f"{label}: {folder} could not be read as a Hugging Face model"), quiet_transformers():
         tokenizer = _load_tokenizer(adapter if adapter is not None and brings_tokenizer else folder, label)
@@ -153,9 +170,23 @@ def _load_folder(
     if adapter is not None:
         reference = merge_adapter(reference, adapter, label)
     cfg.default_prepend_bos &= tokenizer.bos_token is not None
-    model = _to_hooked(reference.eval(), cfg, tokenizer)
-    _check_log_probs(model, reference)
-    return _frozen(model)
+    with _as_model_error(f"{label}: {folder} could not be converted"):
+        model = _to_hooked(reference.eval(), cfg, tokenizer)
+        _check_log_probs(model, reference)
+    return _frozen(_with_ends(model, reference.generation_config, config))
+
+
+def _with_ends(
+    model: HookedTransformer, generation: GenerationConfig | None, config: PretrainedConfig | None
+) -> HookedTransformer:
+    """The model with the end tokens of its generation_config.json, or of its config.json where that names none."""
+    kept = GenerationConfig()
+    for source in (generation, config):
+        if kept.eos_token_id is None:
+            with _as_model_error(f"{model.cfg.model_name}: its end tokens"):
+                kept.eos_token_id = sorted(configured_ends(source, model.cfg.d_vocab)) or None
+    vars(model)["generation_config"] = kept  # no module and no tensor: copies and moves keep it as it is
+    return model
 
 
 def _load_tokenizer(folder: Path, label: str) -> PreTrainedTokenizerBase:
@@ -174,10 +205,14 @@ def _load_tokenizer(folder: Path, label: str) -> PreTrainedTokenizerBase:
         return tokenizer
 
 
-def _load_with_transformer_lens(repo: str, dtype: torch.dtype, device: str) -> HookedTransformer:
+def _load_with_transformer_lens(repo: str, folder: Path, dtype: torch.dtype, device: str) -> HookedTransformer:
     with _as_model_error(f"TransformerLens could not load {repo!r}"), _without_deprecation():
         model = HookedTransformer.from_pretrained_no_processing(repo, dtype=dtype, device=device)
-    return _frozen(model)
+    named = (folder / "generation_config.json").is_file()
+    with _as_model_error(f"{repo}: {folder} could not be read"):
+        generation = GenerationConfig.from_pretrained(folder, local_files_only=True) if named else None
+        config = AutoConfig.from_pretrained(folder, **_LOCAL) if model_type(folder) is not None else None
+    return _frozen(_with_ends(model, generation, config))
 
 
 def _frozen(model: HookedTransformer) -> HookedTransformer:
@@ -194,7 +229,7 @@ def _to_hooked(
     with _without_deprecation(), torch.device(str(cfg.device)):
         model = HookedTransformer(cfg, tokenizer, move_to_device=False)
     weights = getattr(weight_conversions, FAMILIES[reference.config.model_type].converter)(reference, cfg)
-    weights.setdefault("unembed.b_U", torch.zeros(cfg.d_vocab))  # the GPT-2 converter leaves it out
+    weights.setdefault("unembed.b_U", torch.zeros(cfg.d_vocab, device="cpu"))  # the GPT-2 converter leaves it out
     # Not load_and_process_state_dict: even with all processing off it rounds float64 weights to float32, copies 16-bit
     # weights in float32, and fills what is missing.
     missing, unexpected = model.load_state_dict(weights, strict=False)
@@ -211,27 +246,18 @@ def _lay_out(model: HookedTransformer) -> None:
     TransformerLens calls `.T.contiguous()` on each of them in every forward pass: a copy of the whole model, and nothing
     at all where the transpose is contiguous already.
     """
-    for block in model.blocks:
-        for name in ("W_Q", "W_K", "W_V", "_W_K", "_W_V"):
-            _restride(block.attn._parameters.get(name), (0, 2, 1))
-        _restride(block.attn.W_O, (2, 0, 1))
-        for name in ("W_in", "W_gate", "W_out"):
-            _restride(getattr(block.mlp, name, None), (1, 0))
-    _restride(model.unembed.W_U, (1, 0))
-
-
-def _restride(weight: torch.Tensor | None, order: tuple[int, ...]) -> None:
-    if weight is not None:
-        back = tuple(order.index(i) for i in range(len(order)))
-        weight.data = weight.data.permute(order).contiguous().permute(back)
+    for name, weight in model.named_parameters():
+        order = STORED_ORDER.get(name.rpartition(".")[2].removeprefix("_"))
+        if order is not None:
+            weight.data = weight.data.permute(order).contiguous().permute([order.index(i) for i in range(len(order))])
 
 
 def _check_log_probs(model: HookedTransformer, reference: PreTrainedModel) -> None:
     """Compare log-probabilities (nats) with Hugging Face's on fixed pseudo-random tokens; raise `ModelError` if far."""
     cfg = model.cfg
     length = 24 + (cfg.window_size if cfg.window_size is not None and cfg.window_size <= 512 else 0)
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(cfg.d_vocab, (2, min(length, cfg.n_ctx)), generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)
+    tokens = torch.randint(cfg.d_vocab, (2, min(length, cfg.n_ctx)), generator=generator, device="cpu")
     # no_grad, not inference_mode: rotary tables that grow here must stay usable in a later backward.
     with torch.no_grad():
         ours = model(tokens.to(str(cfg.device)), attention_mask=torch.ones_like(tokens, device=str(cfg.device)))
@@ -263,4 +289,4 @@ def _as_model_error(what: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:  # transformers raises many kinds for a damaged folder
-        raise ModelError(f"{what}: {error}") from error
+        raise ModelError(f"{what}: {type(error).__name__}: {error!s:.1000}") from error

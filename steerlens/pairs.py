@@ -14,14 +14,14 @@ import operator
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from steerlens._choices import meant
+from steerlens._arguments import checked_kind, checked_seed
 from steerlens._encode import EncodedPair, Encoder
+from steerlens._pair import Asked, PreferencePair, columns_of
 from steerlens._rows import SPLITS, OnBad, SplitName, check_columns, drawn_parts, good_rows, listed
-from steerlens._templates import Template, check_template
-from steerlens.errors import PairsError
+from steerlens._templates import Template, check_system_prompt, check_template
+from steerlens.errors import PairsError, SteerLensError
 
 if TYPE_CHECKING:
     from steerlens.questions import ChoiceQuestions
@@ -29,24 +29,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class PreferencePair:
-    """One pair, as text."""
-
-    prompt: str
-    chosen: str
-    rejected: str
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits of the texts' SHA-256; the same for the flipped pair, and whatever the white space.
-
-        Where the responses are letters of options in the prompt, each counts as its option's text: a question that was
-        seen in letters is known again in words, and with its options in another order.
-        """
-        prompt, *sides = (" ".join(text.split()) for text in meant(self.prompt, self.chosen, self.rejected))
-        parts = [prompt, *sorted(sides)]
-        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+def check_pairs(name: str, pairs: object, *, error: type[SteerLensError] = PairsError) -> "PreferencePairs":
+    """Return the pairs, or raise unless they are PreferencePairs with at least one in them."""
+    found = checked_kind(
+        name,
+        pairs,
+        PreferencePairs,
+        error=error,
+        cure="sl.load_pairs(...), or sl.PreferencePairs(prompts, chosen, rejected)",
+    )
+    if not len(found):
+        raise error(f"{name} is empty: expected at least one pair")
+    return found
 
 
 class Split(NamedTuple):
@@ -61,7 +55,9 @@ class PreferencePairs(Sequence[PreferencePair]):
     """Pairs of responses to the same prompt, with the template that turns them into tokens.
 
     Args:
-        prompts, chosen, rejected: texts, one each per pair. `chosen` shows the behaviour, `rejected` its opposite.
+        prompts, chosen, rejected: texts, one each per pair. `chosen` shows the behaviour, `rejected` its opposite. A prompt
+            may be a conversation: a list of messages `{"role": ..., "content": ...}` that ends with the user's; it takes the
+            tokenizer's chat template, and everywhere else it is its transcript. Or one list of PreferencePair.
         template: "auto" (the tokenizer's chat template, else "plain"), "plain" (the prompt's text as it is: BOS once if
             the model has one, prompt, response, EOS), "llama-2" or "mistral" (the BiPO authors' formats), "vicuna"
             (FastChat's), or a function from the prompt to its text.
@@ -69,37 +65,34 @@ class PreferencePairs(Sequence[PreferencePair]):
         rejected_prompts: prompts of their own for the rejected side, for contrasts between prompts
             (`extract_caa(position="prompt")`); None when both responses answer the same prompt.
         provenance: where the pairs come from, kept in every vector made from them.
-        on_bad: what to do with empty or identical texts: "raise" an error that lists the rows, or "drop" them with a count.
+        on_bad: what to do with rows whose texts are missing, empty or identical: "raise" an error that lists them, or "drop"
+            them with a count.
 
     Raises:
-        PairsError: lengths differ, a text is no string, rows are bad, or the template is not known.
+        PairsError: lengths differ, a column is none, rows are bad, or the template or system prompt is none.
     """
 
     def __init__(
         self,
-        prompts: Sequence[str],
-        chosen: Sequence[str],
-        rejected: Sequence[str],
+        prompts: "Sequence[Asked] | Sequence[PreferencePair]",
+        chosen: Sequence[str] | None = None,
+        rejected: Sequence[str] | None = None,
         template: Template = "auto",
         system_prompt: str | None = None,
         *,
-        rejected_prompts: Sequence[str] | None = None,
+        rejected_prompts: Sequence[Asked] | None = None,
         provenance: str = "in memory",
         splits: Sequence[SplitName] | None = None,
         on_bad: OnBad = "raise",
     ) -> None:
         check_template(template)
-        columns = {"prompts": prompts, "chosen": chosen, "rejected": rejected}
-        if rejected_prompts is not None:
-            columns["rejected_prompts"] = rejected_prompts
-        # A pandas column is indexed by its labels, a list by its rows.
-        columns = {name: column if isinstance(column, str) else list(column) for name, column in columns.items()}
+        check_system_prompt(system_prompt)
+        columns = columns_of(prompts, chosen, rejected, rejected_prompts)
         check_columns(columns)
+        n = len(columns["prompts"])
         splits = None if splits is None else list(splits)
-        if splits is not None and (len(splits) != len(prompts) or set(splits) - set(SPLITS)):
-            raise PairsError(
-                f"splits must name one of {SPLITS} for each of the {len(prompts)} pairs; got {splits!r:.80}"
-            )
+        if splits is not None and (len(splits) != n or not all(part in SPLITS for part in splits)):
+            raise PairsError(f"splits must name one of {SPLITS} for each of the {n} pairs; got {splits!r:.80}")
         keep = good_rows(columns, on_bad, provenance)
         self.template, self.system_prompt, self.provenance = template, system_prompt, provenance
         self.rows: tuple[int, ...] = tuple(keep)
@@ -210,12 +203,14 @@ class PreferencePairs(Sequence[PreferencePair]):
             raise PairsError(
                 "pairs with rejected_prompts can't be shuffled by exchanging responses: exchange the prompts"
             )
+        seed = checked_seed(seed, error=PairsError)
         flipped = set(random.Random(seed).sample(range(len(self)), len(self) // 2))
         return self._take(range(len(self)), [i in flipped for i in range(len(self))])
 
     def with_template(self, template: Template, system_prompt: str | None = None) -> "PreferencePairs":
         """The same pairs in another template."""
         check_template(template)
+        check_system_prompt(system_prompt)
         new = self._take(range(len(self)))
         new.template, new.system_prompt = template, system_prompt
         new._parent = None if self._parent is None else self._parent.with_template(template, system_prompt)

@@ -15,9 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal, overload
 
+from steerlens._arguments import checked_seed
 from steerlens._choices import ChoiceLayout, letters, meant, read_choices
-from steerlens._rows import SPLITS, OnBad, SplitName, drawn_parts, good_reasons, listed
-from steerlens._templates import Template, check_template
+from steerlens._conversation import Conversation
+from steerlens._rows import SPLITS, OnBad, SplitName, drawn_parts, good_reasons, listed, why_no_text
+from steerlens._templates import Template, check_system_prompt, check_template
 from steerlens.errors import PairsError
 from steerlens.pairs import PreferencePair, PreferencePairs
 
@@ -79,8 +81,14 @@ class ChoiceQuestions(Sequence[ChoiceQuestion]):
         on_bad: OnBad = "raise",
     ) -> None:
         check_template(template)
+        check_system_prompt(system_prompt)
         if isinstance(questions, (str, ChoiceQuestion)) or not len(questions):
             raise PairsError(f"got questions={questions!r:.80}; expected at least one sl.ChoiceQuestion, in a list")
+        wrong = [i for i, question in enumerate(questions) if not isinstance(question, ChoiceQuestion)]
+        if wrong:
+            raise PairsError(
+                f"questions hold a {type(questions[wrong[0]]).__name__} in rows {listed(wrong)}; expected sl.ChoiceQuestion"
+            )
         layouts = [layout] * len(questions) if isinstance(layout, ChoiceLayout) else list(layout)
         for name, column in (("layout", layouts), ("categories", categories), ("splits", splits)):
             if column is not None and len(column) != len(questions):
@@ -156,7 +164,7 @@ class ChoiceQuestions(Sequence[ChoiceQuestion]):
 
     def shuffled(self, *, seed: int) -> "ChoiceQuestions":
         """Each question's options in a random order, what is right with them."""
-        rng = random.Random(seed)
+        rng = random.Random(checked_seed(seed, error=PairsError))
         return self._permuted(lambda n: rng.sample(range(n), n))
 
     def as_pairs(self) -> PreferencePairs:
@@ -235,6 +243,11 @@ class ChoiceQuestions(Sequence[ChoiceQuestion]):
 
 def why_bad(q: ChoiceQuestion, layout: ChoiceLayout) -> str | None:
     """Why a question can't be asked, or None."""
+    if not all(isinstance(text, str) for text in (q.question, *q.options)):
+        return "no text where one is expected"
+    halves = [why for text in (q.question, *q.options) if (why := why_no_text(text)) and why.startswith("holds")]
+    if halves:
+        return f"a text that {halves[0]}"
     texts = [" ".join(text.split()) for text in q.options]
     if not q.question.strip():
         return "empty question"
@@ -257,7 +270,11 @@ def choices_from(pairs: PreferencePairs, seed: int) -> ChoiceQuestions:
     """`pairs.as_choices(seed=seed)`."""
     if pairs.rejected_prompts is not None:
         raise PairsError("pairs with rejected_prompts are contrasts between prompts: they hold no two answers to one")
-    splits = pairs.splits
+    if any(isinstance(prompt, Conversation) for prompt in pairs.prompts):
+        raise PairsError(
+            "these pairs' prompts are conversations of several turns, into which no options can be written"
+        )
+    seed, splits = checked_seed(seed, error=PairsError), pairs.splits
     parts = drawn_parts(pairs.prompts) if splits is None else splits
     rng, b_right = random.Random(seed), set()
     for part in SPLITS:

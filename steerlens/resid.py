@@ -4,22 +4,23 @@
 ...     logits, cache = model.run_with_cache("I would like to be")     # any call inside is steered
 """
 
-import math
-import operator
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from numbers import Real
-from typing import Any, Literal, get_args
+from itertools import chain, count
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache as KeyValueCache
-from transformer_lens.utilities.activation_functions import apply_softcap
+from transformer_lens.hook_points import HookPoint
 
+from steerlens._arguments import checked_number, checked_positions, shown
 from steerlens._fingerprint import ModelIdentity, identify
-from steerlens.errors import ModelError, PairsError, SteeringError
+from steerlens._parts import check_not_compiled, is_own
+from steerlens.errors import ModelError, SteeringError
 from steerlens.pairs import PreferencePairs
 from steerlens.vector import SteeringVector, check_fits, remember_origin
 
@@ -35,15 +36,24 @@ def check_model(model: object) -> HookedTransformer:
     """Return the model when steerlens can work with it.
 
     Raises:
-        ModelError: it is no HookedTransformer, or its weights are packed in 8 or 4 bits; says how to get one.
+        ModelError: it is no HookedTransformer, its weights are packed in 8 or 4 bits or of another dtype than its config says, or
+            it is compiled; says how to get one.
     """
     if isinstance(model, HookedTransformer):
+        check_not_compiled(model)
         if model.cfg.load_in_4bit or not all(weight.is_floating_point() for weight in model.parameters()):
             raise ModelError(
                 "the model's weights are packed in 8 or 4 bits; steerlens needs plain ones, to tell whether a vector belongs "
                 "to them. Load it in 16 bits: sl.load_model(name, dtype='bfloat16')"
             )
+        if model.W_E.dtype != model.cfg.dtype:
+            raise ModelError(
+                f"the model's weights are {model.W_E.dtype}, its config says {model.cfg.dtype}, as after .half() or .double(), and "
+                f"parts of it compute in either: convert it with model.to({model.W_E.dtype}), which tells the config too"
+            )
         return model
+    if isinstance(model, torch.nn.Module) and type(model).__name__ == "OptimizedModule":
+        check_not_compiled(model)
     if type(model).__name__ == "TransformerBridge":
         raise ModelError(
             "a TransformerBridge keeps Hugging Face's own blocks, which have no KV cache that steerlens can share between "
@@ -53,26 +63,6 @@ def check_model(model: object) -> HookedTransformer:
         f"got a {type(model).__module__}.{type(model).__name__}; expected a transformer_lens.HookedTransformer: "
         "sl.load_model(name or folder) makes one of any Hugging Face model of the families it knows"
     )
-
-
-def check_layer(model: HookedTransformer, layer: object) -> int:
-    """Return `layer` when the model has it, else raise ModelError."""
-    whole = -1 if isinstance(layer, bool) or not hasattr(layer, "__index__") else operator.index(layer)
-    if not 0 <= whole < model.cfg.n_layers:
-        raise ModelError(f"layer={layer!r}; {model.cfg.model_name} has layers 0 to {model.cfg.n_layers - 1}")
-    return whole
-
-
-def check_batch_size(batch_size: object) -> None:
-    """Raise PairsError unless `batch_size` is a whole number from 1."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise PairsError(f"batch_size={batch_size!r}; expected a whole number from 1")
-
-
-def check_positions(positions: object) -> None:
-    """Raise SteeringError unless `positions` is "all" or "response"."""
-    if positions not in get_args(Positions):
-        raise SteeringError(f"positions={positions!r} is not known; expected 'all' or 'response'")
 
 
 # -- steering ---------------------------------------------------------------------------------------------------------
@@ -89,7 +79,16 @@ def steer(
 ) -> Iterator[None]:
     """Add `multiplier * vector` to the residual stream of every forward pass inside the `with` block.
 
-    Blocks nest, and their vectors add up. The model leaves as it came, after an exception too.
+    Blocks nest, and their vectors add up. The model leaves as it came, after an exception too. The block is for the thread that
+    enters it: a pass of any other thread through it raises.
+
+    What is added has a name in `run_with_cache`: "blocks.{layer}.hook_steering", and with _1, _2 and so on behind it in blocks
+    nested at the same layer. TransformerLens's decompositions leave it out; put it beside them:
+
+        _, cache = model.run_with_cache(tokens)
+        added = cache["blocks.13.hook_steering"][None]                      # (1, batch, pos, d_model)
+        parts = torch.cat([cache.decompose_resid(), added])                 # their sum is the final resid_post
+        cache.logit_attrs(parts, " yes")                                    # direct logit attribution, the vector's last
 
     Args:
         model: any HookedTransformer with the weights the vector was made on.
@@ -102,44 +101,44 @@ def steer(
 
     Raises:
         VectorError: the vector does not fit the model.
-        SteeringError: positions="response" without response_start, or the other way round; a number that is none.
+        SteeringError: positions="response" without response_start, or the other way round; a number that is none; in a forward
+            pass, where another thread runs the model.
+        ModelError: the model is compiled, so that no hook of it fires.
     """
     model = check_model(model)
     check_fits(vector, identify(model))
-    check_positions(positions)
+    positions = checked_positions(positions)
     if (positions == "response") != (response_start is not None):
         raise SteeringError(
-            f"positions={positions!r} with response_start={response_start!r}: 'response' needs response_start=, the index of "
+            f"positions={positions!r} with response_start={shown(response_start)}: 'response' needs response_start=, the index of "
             "the last prompt token in the tokens that you pass (sl.generate finds it by itself), and 'all' takes none"
         )
-    if not isinstance(multiplier, Real) or not math.isfinite(multiplier):
-        raise SteeringError(f"multiplier={multiplier!r}; expected a finite number")
+    multiplier = checked_number("multiplier", multiplier, error=SteeringError)
     added = (multiplier * vector.tensor).to(model.cfg.device)
-    if response_start is None:
-        with added_at(model, vector.layer, lambda resid: resid + added.to(resid)):
-            yield
-        return
-    starts = _starts(response_start).to(model.cfg.device)
+    starts = None if response_start is None else _starts(response_start).to(model.cfg.device)
     with ExitStack() as stack:
-        past = stack.enter_context(_past_length(model, vector.layer))
+        past = [0] if starts is None else stack.enter_context(_past_length(model, vector.layer))
+        named = stack.enter_context(_named(model, vector.layer))
 
-        def after_start(resid: Tensor) -> Tensor:
+        def change(resid: Tensor) -> Tensor:
+            if starts is None:
+                return resid + named(added.to(resid).expand_as(resid))
             if starts.shape[0] not in (1, resid.shape[0]):
                 raise SteeringError(f"response_start has {starts.shape[0]} rows; the batch has {resid.shape[0]}")
             where = torch.arange(resid.shape[1], device=resid.device) + past[0] >= starts.to(resid.device)
-            return resid + where[..., None] * added.to(resid)
+            return resid + named((where[..., None] * added.to(resid)).expand_as(resid))
 
-        stack.enter_context(added_at(model, vector.layer, after_start))
+        stack.enter_context(added_at(model, vector.layer, change))
         yield
 
 
 def _starts(response_start: int | Sequence[int]) -> Int[Tensor, "row 1"]:
     try:
-        starts = torch.as_tensor(response_start).reshape(-1, 1)
-    except (TypeError, ValueError, RuntimeError):
-        starts = torch.zeros(0, 1)
+        starts = torch.as_tensor(response_start, device="cpu").reshape(-1, 1)
+    except Exception:  # torch has many for what is no array
+        starts = torch.zeros(0, 1, device="cpu")
     if starts.dtype not in (torch.int32, torch.int64) or not len(starts) or bool((starts < 0).any()):
-        raise SteeringError(f"response_start={response_start!r}; expected an index from 0, or one for each row")
+        raise SteeringError(f"response_start={shown(response_start)}; expected an index from 0, or one for each row")
     return starts
 
 
@@ -148,11 +147,64 @@ def added_at(model: HookedTransformer, layer: int, change: Callable[[Tensor], Te
     """Replace the residual stream after `layer` by `change` of it, for as long as the block lasts."""
     # A plain PyTorch hook: TransformerLens's own bookkeeping (reset_hooks, nested contexts) can't remove it, and it
     # removes nobody else's. Hooks that TransformerLens adds later, run_with_cache's, see the steered stream.
-    handle = model.blocks[layer].hook_resid_post.register_forward_hook(lambda _module, _args, resid: change(resid))
+    hook = _in_its_thread(lambda _module, _args, resid: change(resid))
+    handle = _after(model, layer).register_forward_hook(hook)
     try:
         yield
     finally:
         handle.remove()
+
+
+def _in_its_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook for passes of this thread; one of any other thread raises, for nothing would tell its numbers from its own."""
+    owner = threading.current_thread()
+
+    def checked(*args: Any) -> Any:
+        if threading.current_thread() is not owner:
+            raise SteeringError(
+                f"the thread {threading.current_thread().name!r} runs a model that the thread {owner.name!r} is steering: "
+                "their numbers would mix. Steer in the thread that runs the model, and give each thread a model of its own "
+                "(sl.load_model, or copy.deepcopy of the model outside the block)"
+            )
+        return hook(*args)
+
+    return checked
+
+
+@contextmanager
+def _named(model: HookedTransformer, layer: int) -> Iterator[HookPoint]:
+    """A hook point for what is added, so that run_with_cache finds it; known to the model by name, and no part of it."""
+    plain = f"blocks.{layer}.hook_steering"
+    name = next(name for name in chain([plain], (f"{plain}_{n}" for n in count(1))) if name not in model.hook_dict)
+    point = HookPoint()
+    point.name = name
+    model.mod_dict[name] = model.hook_dict[name] = point
+    try:
+        yield point
+    finally:
+        for known in (model.mod_dict, model.hook_dict):
+            known.pop(name, None)
+
+
+@contextmanager
+def reading(model: HookedTransformer, layers: Sequence[int]) -> Iterator[dict[int, Float[Tensor, "batch pos d_model"]]]:
+    """The residual stream after each layer, filled in by every forward pass inside the block."""
+    found: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Callable[..., None]:
+        return lambda _module, _args, resid: found.update({layer: resid})
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(_after(model, layer).register_forward_hook(_in_its_thread(keep(layer))).remove)
+        yield found
+
+
+def _after(model: HookedTransformer, layer: int) -> torch.nn.Module:
+    """The module whose output is the residual stream after the layer."""
+    block: Any = model.blocks[layer]
+    # A block of somebody else's need not have that hook point, nor run what stands in its place.
+    return block.hook_resid_post if is_own(model, f"blocks.{layer}", block) else block
 
 
 @contextmanager
@@ -163,7 +215,14 @@ def _past_length(model: HookedTransformer, layer: int) -> Iterator[list[int]]:
     def read(_module: Any, _args: Any, pattern: Tensor) -> None:
         past[0] = pattern.shape[-1] - pattern.shape[-2]  # keys less queries
 
-    handle = model.blocks[layer].attn.hook_pattern.register_forward_hook(read)
+    block: Any = model.blocks[layer]
+    known = is_own(model, f"blocks.{layer}", block) and is_own(model, f"blocks.{layer}.attn", block.attn)
+    if not known or not is_own(model, f"blocks.{layer}.attn.hook_pattern", block.attn.hook_pattern):
+        raise ModelError(
+            f"positions='response' with response_start= reads from layer {layer}'s attention how much a KV cache holds; its "
+            f"block or attention is not TransformerLens's own ({type(block).__name__}). Steer at positions='all'"
+        )
+    handle = block.attn.hook_pattern.register_forward_hook(_in_its_thread(read))
     try:
         yield past
     finally:
@@ -176,35 +235,6 @@ def _past_length(model: HookedTransformer, layer: int) -> Iterator[list[int]]:
 def new_kv_cache(model: HookedTransformer, batch: int) -> KeyValueCache:
     """An empty KV cache."""
     return KeyValueCache.init_cache(model.cfg, model.cfg.device, batch)
-
-
-def logits_at(model: HookedTransformer, resid: Tensor) -> Tensor:
-    """Float[Tensor, "n d_model"] after the last block -> Float[Tensor, "n d_vocab"] logits, in fp32 at least."""
-    resid = resid[None]
-    if model.cfg.normalization_type is not None:
-        resid = model.ln_final(resid)
-    logits = apply_softcap(model.unembed(resid), model.cfg.output_logits_soft_cap)[0]
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def sum_logprobs(
-    logits: Float[Tensor, "n d_vocab"], target: Int[Tensor, " n"], side: Int[Tensor, " n"], sides: int
-) -> Float[Tensor, " side"]:
-    """log p(target) in nats, summed over the tokens of each side."""
-    return sum_by(logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(-1), side, sides)
-
-
-def sum_by(logprobs: Float[Tensor, " n"], side: Int[Tensor, " n"], sides: int) -> Float[Tensor, " side"]:
-    """Log-probabilities summed over the tokens of each side, in float64."""
-    # Sums of hundreds of nats, whose small differences count: fp32 would round x by 1e-4. (MPS has no float64.)
-    logprobs = logprobs if logprobs.device.type == "mps" else logprobs.double()
-    return logprobs.new_zeros(sides).index_add(0, side, logprobs)
-
-
-def has_hooks(model: HookedTransformer) -> bool:
-    """Whether anything (a user's hook, a `steer` block) listens to or changes the model's activations."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for module in model.modules() for kind in kinds)
 
 
 def free_below(model: HookedTransformer, layer: int) -> None:

@@ -72,8 +72,14 @@ class SteeringVector:
             raise VectorError(f"layer={self.layer}; {self.model.name} has layers 0 to {self.model.n_layers - 1}")
         object.__setattr__(self, "tensor", kept)
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
-        snapshots = {step: tensor.detach().to("cpu", torch.float32) for step, tensor in self.snapshots.items()}
+        snapshots = {step: self._checked_snapshot(step, tensor) for step, tensor in dict(self.snapshots).items()}
         object.__setattr__(self, "snapshots", MappingProxyType(snapshots))
+
+    def _checked_snapshot(self, step: object, tensor: Tensor) -> Tensor:
+        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+            raise VectorError(f"a snapshot after {step!r:.40} steps; expected a whole number of them")
+        what = f"the snapshot after {step} steps"
+        return check_vector(tensor, d_model=self.tensor.numel(), what=what).detach().to("cpu", torch.float32)
 
     def __getstate__(self) -> dict[str, Any]:  # a mappingproxy can't be pickled, and a sweep's workers return vectors
         return {**self.__dict__, "settings": dict(self.settings), "snapshots": dict(self.snapshots)}
@@ -212,14 +218,18 @@ class SteeringVector:
     # -- files --------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Write the vector with all it knows to .safetensors, or its tensor alone to llama.cpp's .gguf; returns the path.
+        """Write the vector with all it knows to .safetensors, or to llama.cpp's .gguf without history and snapshots.
+
+        Returns the path. A .gguf holds the rest as metadata, the fingerprints of seen pairs among it; other programs that
+        write the file anew leave that out.
 
         Raises:
-            VectorError: another file ending, or a .gguf for layer 0, which that format can't hold.
+            VectorError: another file ending, no such folder, a full or read-only disk, or a .gguf for layer 0, which that
+                format can't hold.
         """
         from steerlens._vector_files import save_vector
 
-        return save_vector(self, Path(path))
+        return save_vector(self, path)
 
 
 # What a vector was made from, while it is in the process: texts stay out of the vector and of its files.

@@ -14,6 +14,13 @@ FLAGS = (
 ).split()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is shown in a browser is no part of the quick suite."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="module")  # playwright keeps an event loop running for as long as it is open
 def browser() -> Iterator[Any]:
     """A headless Chromium; without one, or without playwright, the test is skipped and says what to install."""

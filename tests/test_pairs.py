@@ -93,7 +93,9 @@ def metaspace_tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 def model_like(tokenizer: Any, *, bos: bool = True, n_ctx: int = 512) -> Any:
     """What encoding reads of a model."""
-    return SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(default_prepend_bos=bos, n_ctx=n_ctx))
+    return SimpleNamespace(
+        tokenizer=tokenizer, cfg=SimpleNamespace(default_prepend_bos=bos, n_ctx=n_ctx, d_vocab=len(tokenizer or ()))
+    )
 
 
 def decoded(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -191,6 +193,17 @@ def test_a_model_without_bos_whose_tokenizer_got_one_from_transformer_lens_gets_
     model = load_model(tiny_folder("qwen2", tokenizer="no_bos"), device="cpu")
     (pair,) = PreferencePairs(["Tell the truth"], ["a"], ["b"]).encode(model)
     assert decoded(model.tokenizer, pair.prompt) == "Tell the truth"
+
+
+def test_a_token_that_the_model_has_no_embedding_for_is_refused_by_name() -> None:
+    tokenizer = make_tokenizer("plain")
+    model = model_like(tokenizer)
+    tokenizer.add_tokens(["<thought>"])
+    assert (
+        Encoder(model, "plain").pair("Tell the truth", "yes", "no").chosen
+    )  # an added token that no text has does no harm
+    with pytest.raises(PairsError, match=r"'<thought>' the id \d+, and the model has embeddings for \d+ tokens"):
+        Encoder(model, "plain").pair("Tell the truth", "<thought> yes", "no")
 
 
 def test_an_empty_prompt_without_bos_is_refused() -> None:
@@ -510,9 +523,15 @@ def test_the_global_random_state_is_left_alone() -> None:
         ((["q", "r"], ["a"], ["b"]), "differ in length"),
         (([], [], []), "no pairs"),
         (("question", "answers!", "nothing!"), "prompts is one string"),
-        ((["q", "r"], ["a", None], ["b", "c"]), "chosen holds a NoneType in rows 1"),
-        ((["q"], ["a"], [math.nan]), "rejected holds a float in rows 0"),
+        ((["q", "r"], ["a", None], ["b", "c"]), "chosen is null: rows 1"),
+        ((["q"], ["a"], [math.nan]), "rejected holds a float: rows 0"),
         ((["q", "r"], ["a", " "], ["b", ""]), "empty chosen: rows 1; empty rejected: rows 1"),
+        ((["q", "r\ud83d"], ["a", "b"], ["b", "c"]), "prompts holds half of a surrogate pair.*: rows 1"),
+        ((["q"], None, ["b"]), "chosen=None; expected a list"),
+        ((["q"], 3, ["b"]), "chosen=3; expected a list"),
+        ((None, None, None), "got one list of NoneType"),
+        ((["q", "r"], None, None), "got one list of str: 'q'"),
+        (([{"prompt": "q", "chosen": "a", "rejected": "b"}], None, None), r"got one list of dict.*load_pairs"),
         ((["q", "r"], ["a", "b"], ["a", "c"]), "chosen equal to rejected: rows 0"),
         (([""] * 40, ["a"] * 40, ["b"] * 40), r"rows 0, 1, .* \(40 in all\)"),
     ],
@@ -520,6 +539,38 @@ def test_the_global_random_state_is_left_alone() -> None:
 def test_columns_that_are_no_pairs_are_refused_with_their_rows(columns: Any, said: str) -> None:
     with pytest.raises(PairsError, match=said):
         PreferencePairs(*columns)
+
+
+def test_pairs_are_made_of_pairs() -> None:
+    pairs = made(3)
+    assert list(PreferencePairs(list(pairs))) == list(pairs)
+    assert list(PreferencePairs(tuple(pairs[1:]), template="plain")) == list(pairs[1:])
+
+
+def test_a_missing_text_is_dropped_as_an_empty_one_is() -> None:
+    pairs = PreferencePairs(["q", "r", None], ["a", None, "c"], ["b", "c", "d"], on_bad="drop")  # type: ignore[list-item]
+    assert pairs.rows == (0,)
+
+
+@pytest.mark.parametrize("system_prompt", [["x"], 3, True, {"system": "x"}])
+def test_a_system_prompt_is_one_text(system_prompt: Any) -> None:
+    for make in (
+        lambda: made(2, system_prompt=system_prompt),
+        lambda: made(2).with_template("auto", system_prompt),
+        lambda: Encoder(model_like(make_tokenizer("chat")), "auto", system_prompt),
+        lambda: made(2).as_choices().__class__(made(2).as_choices(), "auto", system_prompt),
+    ):
+        with pytest.raises(PairsError, match="expected one text for all prompts"):
+            make()
+
+
+@pytest.mark.parametrize("seed", [None, 1.5, "0", True, -1])
+def test_what_is_drawn_is_drawn_by_a_seed(seed: Any) -> None:
+    pairs = made(8)
+    for draw in (pairs.split, lambda seed: pairs.shuffle_labels(seed=seed), lambda seed: pairs.as_choices(seed=seed),
+                 lambda seed: pairs.as_choices().shuffled(seed=seed)):  # fmt: skip
+        with pytest.raises(PairsError, match="seed="):
+            draw(seed)
 
 
 def test_columns_of_a_data_frame_are_read_by_row_and_not_by_label() -> None:
@@ -590,7 +641,7 @@ def test_the_shares_are_honoured_and_checked() -> None:
     assert [len(part) for part in made(200).split(val=0.1, test=0.5)] == [80, 20, 100]
     assert [len(part) for part in made(10).split(val=0, test=0)] == [10, 0, 0]
     for val, test in ((0.5, 0.5), (-0.1, 0.2), (1, 0), (math.nan, 0.1)):
-        with pytest.raises(PairsError, match="shares"):
+        with pytest.raises(PairsError, match=r"shares|finite"):
             made(10).split(val=val, test=test)
 
 
@@ -716,8 +767,8 @@ def test_the_caa_authors_files_are_read() -> None:
         ("x.json", "[]", r"columns \[\]"),
         ("x.jsonl", '{"prompt": "a"\n', "can't be read as jsonl"),
         ("x.jsonl", "", r"columns \[\]"),
-        ("x.jsonl", '{"prompt": "a", "chosen": null, "rejected": "b"}', "chosen holds a .* in rows 0"),
-        ("x.jsonl", '{"prompt": "a", "chosen": "c", "rejected": "b", "split": "dev"}', "splits must name"),
+        ("x.jsonl", '{"prompt": "a", "chosen": null, "rejected": "b"}', "chosen is null: rows 0"),
+        ("x.jsonl", '{"prompt": "a", "chosen": "c", "rejected": "b", "split": "other"}', "splits must name"),
         ("x.txt", "text", r"a \.txt file is none that can be read"),
     ],
 )
@@ -737,7 +788,7 @@ def test_a_file_in_another_encoding_or_that_may_not_be_read_is_a_pairs_error(
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise PermissionError("not for you")
 
-    monkeypatch.setattr(pd, "read_csv", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(PairsError, match="not for you"):
         load_pairs(path)
 

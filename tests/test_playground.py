@@ -12,9 +12,9 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
+from steerlens._parts import has_hooks
 from steerlens._playground import Playground
 from steerlens.errors import FigureError, SteeringError, VectorError
-from steerlens.resid import has_hooks
 
 pytest.importorskip("ipywidgets", reason="the playground's tests need ipywidgets: pip install 'steerlens[dev]'")
 
@@ -256,7 +256,7 @@ def test_without_ipywidgets_the_error_names_the_extra(
     [
         ({"prompts": ()}, r"prompts=\(\)"),
         ({"prompts": "hello"}, "prompts='hello'"),
-        ({"prompts": [3]}, r"prompts=\[3\]"),
+        ({"prompts": [3]}, r"prompts\[0\]=3"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"max_multiplier": 0}, "max_multiplier=0"),
         ({"max_multiplier": float("nan")}, "max_multiplier=nan"),

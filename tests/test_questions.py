@@ -3,6 +3,7 @@
 import itertools
 import logging
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from steerlens import (
     PreferencePair,
     PreferencePairs,
     SteerLensError,
+    _choices,
     extract_caa,
     load_pairs,
     load_questions,
@@ -341,3 +343,47 @@ def test_a_built_in_behaviour_in_letters_comes_from_the_same_pairs() -> None:
     for name in NAMES:
         assert getattr(letters, name).fingerprints == getattr(pairs, name).fingerprints
         assert right(getattr(questions, name)) == [[text] for text in getattr(pairs, name).chosen]
+
+
+# -- texts of any kind, read in one pass ------------------------------------------------------------------------------
+
+
+def test_options_are_found_where_regular_expressions_find_them() -> None:
+    """The oracle: two expressions that say it in a line each, and take minutes on a long run of white space."""
+    opening = re.compile(r"\s*\n(?:[ \t]*(?:(?:answer )?choice|option|answer)s?:[ \t]*\n\s*)?\Z", re.IGNORECASE)
+    tail = re.compile(r"\n\s*(?:Answer|Assistant):[^\n]*\Z")
+    rng = random.Random(0)
+    bits = [
+        " ",
+        "\n",
+        "\t",
+        "\r\n",
+        "x",
+        "Choices:",
+        "answer choices:",
+        "Answer:",
+        "Assistant: (",
+        "Options: ",
+        "\u2003",
+        "",
+    ]
+    found = 0
+    for _ in range(3000):
+        before = "".join(rng.choices(bits, k=rng.randrange(8)))
+        behind = "".join(rng.choices(bits, k=rng.randrange(6)))
+        text = f"Which?{before}(A) one\n(B) two{behind}"
+        first = next(iter(_choices._OPTION.finditer(text)))
+        start, end = first.start() if first[2] == "A" else 0, text.index("two") + 3
+        own, asks = opening.search(text[:start]), tail.search(text, end - 3)
+        assert _choices._opening(text[:start]) == (own.start() if own else None), text
+        assert _choices._tail(text, end - 3) == (asks.start() if asks else len(text)), text
+        found += bool(own) and bool(asks)
+    assert found > 20
+
+
+def test_long_white_space_before_options_is_no_long_wait() -> None:
+    for space in (" ", "\n", "\t", "\n \t"):
+        many = space * 30_000
+        for text in (f"Which?{many}(A) one\n(B) two", f"Which?\n(A) one{many}\n(B) two{many}", f"{many}(A)"):
+            read_choices(text)
+            PreferencePair(text, "(A)", "(B)").fingerprint  # noqa: B018

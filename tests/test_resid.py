@@ -1,7 +1,9 @@
 """Steering: exactly resid + multiplier * vector, where it was asked for, with and without a KV cache, and gone afterwards."""
 
 import copy
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +16,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import steerlens as sl
 from steerlens._hooked_route import pad_tokens
+from steerlens._parts import has_hooks
 from steerlens.errors import ModelError, SteeringError, VectorError
 from steerlens.models import load_model
-from steerlens.resid import check_model, has_hooks, hook_name, logits_at, make_vector, new_kv_cache, sum_logprobs
+from steerlens.resid import check_model, hook_name, make_vector, new_kv_cache
 
 LONG, SHORT = [5, 77, 140, 9, 31, 262, 8, 301, 44, 17, 90, 3, 250, 61, 12, 11], [7, 33, 290, 41, 6]
 
@@ -152,6 +155,7 @@ def test_response_begins_at_the_index_given_and_may_differ_by_row(
             assert torch.equal(during[row, start:], before[row, start:] + 0.5 * vec.tensor)
 
 
+@pytest.mark.usefixtures("no_ties")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("positions", ["all", "response"])
 def test_generation_inside_is_the_same_with_and_without_a_kv_cache(
@@ -201,6 +205,98 @@ def test_rows_with_starts_of_their_own_are_right_in_a_cache(
         cache = new_kv_cache(model, 2)
         parts = [model(tokens[:, at], past_kv_cache=cache) for at in (slice(6), slice(6, 7), slice(7, 16))]
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-4, atol=1e-4)
+
+
+# --- in the cache ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_components_and_what_steering_added_sum_to_the_stream(
+    tiny_models: dict[str, HookedTransformer], family: str
+) -> None:
+    model, tokens, last = tiny_models[family], torch.tensor([LONG, LONG[::-1]]), len(LONG) - 1
+    names = list(model.hook_dict)
+    with (
+        sl.steer(model, vector(1), 2.0),
+        sl.steer(model, vector(1, seed=1), 1.5, "response", response_start=[last - 2, 4]),
+        sl.steer(model, vector(3, seed=2), -1.0, "response", response_start=last),
+    ):
+        logits, cache = model.run_with_cache(tokens)
+    with sl.steer(model, vector(1), 2.0):
+        sliced = model.run_with_cache(tokens[:1], pos_slice=-1, remove_batch_dim=True)[1]
+    added = [cache[f"blocks.{name}"] for name in ("1.hook_steering", "1.hook_steering_1", "3.hook_steering")]
+    assert torch.equal(added[0], (2 * vector(1).tensor).expand(2, len(LONG), -1))
+    assert [int((x != 0).any(-1).sum()) for x in added] == [2 * len(LONG), 3 + len(LONG) - 4, 2]
+    whole = torch.cat([cache.decompose_resid(), torch.stack(added)])
+    torch.testing.assert_close(whole.sum(0), cache["resid_post", 3], rtol=1e-4, atol=1e-4)
+    assert (cache.decompose_resid().sum(0) - cache["resid_post", 3]).abs().max() > 0.5  # which leaves them out
+    assert torch.equal(sliced["blocks.1.hook_steering"].flatten(), added[0][0, -1])
+    if family == "llama":  # RMSNorm, no biases: direct logit attribution is the whole logit
+        attributed = cache.logit_attrs(whole, torch.tensor([[7] * len(LONG)] * 2)).sum(0)
+        scaled = (cache["resid_post", 3] / cache["ln_final.hook_scale"]) * model.ln_final.w @ model.W_U[:, 7]
+        torch.testing.assert_close(scaled, logits[..., 7], rtol=1e-4, atol=1e-4)
+        unscaled = (cache["resid_post", 3] / cache["ln_final.hook_scale"]) @ model.W_U[:, 7]
+        torch.testing.assert_close(attributed, unscaled, rtol=1e-4, atol=1e-4)
+    assert list(model.hook_dict) == names
+    assert not any("steering" in name for name in model.mod_dict)
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+def in_a_thread(call: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(call).result(timeout=60)
+
+
+def test_another_threads_pass_is_refused_and_never_mixed(tiny_chat_model: HookedTransformer) -> None:
+    model, tokens = tiny_chat_model, torch.tensor([LONG])
+    pairs = sl.PreferencePairs(["Tell the truth", "Who keeps the power?"], ["I do.", "Nobody."], ["No.", "You do."])
+    calls: list[Callable[[], Any]] = [
+        lambda: model(tokens),
+        lambda: model.run_with_cache(tokens),
+        lambda: sl.preference_shift(model, vector(), pairs, progress=False),
+        lambda: sl.train_bipo(model, pairs, layer=1, max_steps=2, progress=False),
+        lambda: sl.generate(model, ["Why?"], vector=vector(), max_new_tokens=2, progress=False),
+        lambda: sl.extract_caa(model, pairs, layer=1, progress=False),
+    ]
+    alone = model(tokens)
+    for options in ({}, {"positions": "response", "response_start": 3}):
+        with sl.steer(model, vector(), 1.0, **options):  # type: ignore[arg-type]
+            for call in calls:
+                with pytest.raises(SteeringError, match=r"thread .* is steering.*a model of its own"):
+                    in_a_thread(call)
+            steered = model(tokens)
+    assert not torch.equal(steered, alone)
+    assert torch.equal(in_a_thread(lambda: model(tokens)), alone)  # and all is well behind the block
+
+
+def test_two_threads_steer_one_model_without_a_wrong_number(tiny_folder: Callable[..., Any]) -> None:
+    model, tokens = load_model(tiny_folder("llama"), device="cpu"), torch.tensor([LONG])
+    both_in, both_ran = threading.Barrier(2, timeout=60), threading.Barrier(2, timeout=60)
+
+    def steered(run: HookedTransformer, m: float) -> torch.Tensor | str:
+        with sl.steer(run, vector(), m):
+            both_in.wait()
+            try:
+                return run(tokens)
+            except SteeringError as error:
+                return str(error)
+            finally:
+                both_ran.wait()
+
+    with ThreadPoolExecutor(2) as executor:
+        found = [future.result() for future in [executor.submit(steered, model, m) for m in (1.0, -2.0)]]
+        assert all(isinstance(text, str) and "is steering" in text for text in found)
+        copies = [copy.deepcopy(model) for _ in range(2)]
+        apart = [
+            future.result()
+            for future in [executor.submit(steered, one, m) for one, m in zip(copies, (1.0, -2.0), strict=True)]
+        ]
+    for m, logits in zip((1.0, -2.0), apart, strict=True):
+        with sl.steer(model, vector(), m):
+            torch.testing.assert_close(logits, model(tokens))
+    assert not has_hooks(model)
 
 
 # --- what is left behind --------------------------------------------------------------------------------------------
@@ -280,7 +376,7 @@ def test_a_users_hook_inside_a_block_sees_the_steered_stream(tiny_chat_model: Ho
     [
         ({"positions": "response"}, "'response' needs response_start="),
         ({"response_start": 3}, "'all' takes none"),
-        ({"positions": "prompt"}, "positions='prompt' is not known; expected 'all' or 'response'"),
+        ({"positions": "prompt"}, "positions='prompt' is not known; expected one of 'all', 'response'"),
         ({"positions": "response", "response_start": -1}, "response_start=-1"),
         ({"positions": "response", "response_start": [2, -1]}, r"response_start=\[2, -1\]"),
         ({"positions": "response", "response_start": 1.5}, "response_start=1.5"),
@@ -327,22 +423,6 @@ def test_a_bridge_or_another_object_is_refused_with_the_way_out() -> None:
 
 
 # --- the smaller parts ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logits_of_some_positions_are_the_models(tiny_models: dict[str, HookedTransformer], family: str) -> None:
-    model = tiny_models[family]
-    last = resids(model, torch.tensor([LONG]))[-1][0]
-    torch.testing.assert_close(logits_at(model, last[[2, 5]]), model(torch.tensor([LONG]))[0, [2, 5]])
-
-
-def test_log_probs_are_summed_by_side_in_float64() -> None:
-    logits, target, side = noise(5, 7), torch.tensor([0, 6, 3, 3, 1]), torch.tensor([2, 0, 2, 2, 0])
-    sums = sum_logprobs(logits, target, side, 4)
-    each = -F.cross_entropy(logits, target, reduction="none").double()
-    expected = torch.tensor([each[1] + each[4], 0, each[0] + each[2] + each[3], 0], dtype=torch.float64)
-    assert sums.dtype == torch.float64
-    torch.testing.assert_close(sums, expected, rtol=1e-6, atol=0)
 
 
 def test_a_vector_knows_its_model_and_pairs(tiny_chat_model: HookedTransformer) -> None:

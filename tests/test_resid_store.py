@@ -1,5 +1,8 @@
 """Caches of the residual stream: the same vector from each, 16 bits nearly, and nothing left on disk."""
 
+import errno
+import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +72,43 @@ def test_auto_goes_to_disk_where_memory_is_short_and_leaves_nothing_there(
     assert sum(f.stat().st_size for f in tmp_path.rglob("*") if f.is_file()) == 8 * 64 * 4
     del store
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_is_on_the_disk_before_it_is_mapped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for reserves in (True, False):
+        if not reserves:
+            monkeypatch.delattr(os, "posix_fallocate", raising=False)
+        store = ResidStore({0: 3000}, 64, torch.float32, "disk")
+        (file,) = tmp_path.rglob("resid")
+        assert file.stat().st_size == 3000 * 64 * 4
+        assert file.stat().st_blocks * 512 >= file.stat().st_size  # no holes
+        del store
+    assert list(tmp_path.iterdir()) == []
+    assert len(ResidStore({}, 64, torch.float32, "recompute").tokens) == 0
+
+
+def test_a_full_disk_is_an_error_of_ours_that_names_what_is_needed_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(TrainingError, match=r"needs [\d.]+ GB in .* GB are free"):
+        ResidStore({0: free // 4}, 64, torch.float32, "disk")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if hasattr(os, "posix_fallocate"):
+        monkeypatch.setattr(os, "posix_fallocate", full)
+    else:
+        monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TrainingError, match="No space left on device"):
+        ResidStore({0: 3}, 64, torch.float32, "disk")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    with pytest.raises(TrainingError, match="No space left on device"):
+        ResidStore({0: 3}, 64, torch.float32, "disk")
 
 
 def test_numbers_that_sixteen_bits_can_t_hold_are_refused() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import FAMILIES
+from conftest import FAMILIES, RELATIVE
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import steerlens as sl
@@ -383,7 +383,7 @@ def test_a_hook_on_the_gradient_fires_too(tiny_models: dict[str, HookedTransform
 def test_shifts_are_differences_from_the_unsteered_model(tiny_models: dict[str, HookedTransformer]) -> None:
     model, v = tiny_models["qwen2"], 0.5 * noise(32)
     scorer = PairScorer(model, PAIRS.encode(model), 2, batch_size=2)
-    torch.testing.assert_close(scorer.reference, scorer.logprobs(range(3)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(scorer.reference, scorer.logprobs(range(3)), rtol=RELATIVE, atol=0)
     shifts = scorer.all_shifts(v, -1.5, "response")
     torch.testing.assert_close(shifts, scorer.shift(range(3), v, -1.5, "response"), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(shifts, scorer.shift(range(3), -1.5 * v, 1.0, "response"), rtol=1e-5, atol=1e-4)

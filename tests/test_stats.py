@@ -1,10 +1,21 @@
 """Intervals against closed forms and a bootstrap written out."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from steerlens._stats import RESAMPLES, cosine_p_value, curve_interval, mean_interval, paired_difference, rate_interval
+from steerlens._stats import (
+    RESAMPLES,
+    cosine_limit,
+    cosine_p_value,
+    curve_interval,
+    mean_interval,
+    paired_difference,
+    rate_interval,
+)
+from steerlens.errors import MeasureError
 
 
 def test_the_interval_is_the_percentile_bootstrap_of_the_mean() -> None:
@@ -105,3 +116,21 @@ def test_the_cosine_p_value_agrees_with_the_t_distribution() -> None:
     t = cosine * np.sqrt((dimensions - 1) / (1 - cosine**2))
     assert cosine_p_value(cosine, dimensions) == pytest.approx(2 * stats.t.sf(t, dimensions - 1), rel=1e-6)
     assert cosine_p_value(-cosine, dimensions) == cosine_p_value(cosine, dimensions)
+
+
+def test_a_level_is_a_share_and_never_a_percentage() -> None:
+    values = np.arange(12.0).reshape(6, 2)
+    rates = (values > 4).astype(float)
+    asked: list[Callable[[float], object]] = [
+        lambda level: mean_interval(values, level=level),
+        lambda level: mean_interval(values[:1], level=level),
+        lambda level: curve_interval(values, lambda means: means[:, 0], level=level),
+        lambda level: rate_interval(rates, level=level),
+        lambda level: paired_difference(values, values[::-1], level=level),
+        lambda level: cosine_limit(level, 8),
+    ]
+    for measure in asked:
+        measure(0.9)
+        for level in (95, 1, 0, -0.5, float("nan"), "0.95", None, True):
+            with pytest.raises(MeasureError, match=r"level=.*a share above 0 and below 1"):
+                measure(level)  # type: ignore[arg-type]

@@ -16,15 +16,18 @@ from steerlens.figures.theme import FAINT, INK, colour, display_name, faded, pla
 from steerlens.measures.effect import PreferenceShift, Quantity
 
 _PANELS: tuple[tuple[Quantity, str], ...] = (
-    ("odd", "odd part: what the direction does"),
-    ("even", "even part: what either sign does"),
+    ("odd", "margin: odd part"),
+    ("even", "margin: even part"),
 )
+_SIDES: tuple[Quantity, ...] = ("even_chosen", "even_rejected")
 
 
 def effects_at(comparison: Comparison, multiplier: float = 1.0) -> go.Figure:
-    """Odd and even part of every measured vector, part and control at one multiplier, with 95% bootstrap intervals over pairs.
+    """Odd and even part of the margin of every measured vector, part and control at one multiplier, with 95% bootstrap intervals.
 
-    Random directions are a bar over the range of their means. Several seeds of a method share a row, a point for each.
+    Beside them the even parts of log p(chosen), filled, and of log p(rejected), open: where both lie below 0, either sign makes
+    both responses less likely, which the margin does not tell. Intervals are over pairs; random directions are a bar over the
+    range of their means. Several seeds of a method share a row, a point for each.
 
     Raises:
         FigureError: nothing was measured at that multiplier and its opposite.
@@ -33,20 +36,22 @@ def effects_at(comparison: Comparison, multiplier: float = 1.0) -> go.Figure:
     if effects.empty:
         raise FigureError(f"nothing was measured at multipliers {multiplier:g} and {-multiplier:g}")
     names, places = _places(effects, comparison)
-    figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=[t for _, t in _PANELS], horizontal_spacing=0.04)
-    for column, (quantity, _) in enumerate(_PANELS, 1):
-        for at, (_, row) in zip(places, effects.iterrows(), strict=True):
-            figure.add_trace(_range(row, quantity, at, comparison.labels), row=1, col=column)
-    figure.update_xaxes(title_text="nats")
-    style(figure, height=150 + 34 * len(names))
+    titles = [*(t for _, t in _PANELS), "even part: chosen \N{BLACK CIRCLE}, rejected \N{WHITE CIRCLE}"]
+    figure = make_subplots(1, 3, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.035)
+    panels: list[tuple[Quantity, ...]] = [*((q,) for q, _ in _PANELS), _SIDES]
+    for column, shown in enumerate(panels, 1):
+        for quantity in shown:
+            for at, (_, row) in zip(places, effects.iterrows(), strict=True):
+                figure.add_trace(_range(row, quantity, at, comparison.labels), row=1, col=column)
+        reach = effects[[f"{q}{end}" for q in shown for end in ("", "_low", "_high")]].to_numpy(dtype=float)
+        low, high = min(0.0, float(np.nanmin(reach))), max(0.0, float(np.nanmax(reach)))
+        margin = 0.06 * (high - low)
+        unit = "nats" if column < 3 else "log p of each response (nats)"
+        figure.update_xaxes(title_text=unit, range=[low - margin, high + margin], col=column)
+    style(figure, width=980, height=150 + 34 * len(names))
     figure.update_yaxes(
         tickmode="array", tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.4, -0.6], zeroline=False
     )  # fmt: skip
-    for column, (quantity, _) in enumerate(_PANELS, 1):
-        reach = effects[[quantity, f"{quantity}_low", f"{quantity}_high"]].to_numpy(dtype=float)
-        low, high = min(0.0, float(np.nanmin(reach))), max(0.0, float(np.nanmax(reach)))
-        margin = 0.06 * (high - low)
-        figure.update_xaxes(range=[low - margin, high + margin], col=column)
     return figure.update_layout(showlegend=False, margin={"l": 20 + 7 * max(map(len, names)), "b": 60})
 
 
@@ -75,6 +80,10 @@ def _range(row: "pd.Series", quantity: Quantity, at: float, among: Sequence[str]
     label, paint = row["vector"], colour(row["vector"], among)
     thick = 2 if width(label, among) > 2 else 1
     name = f"{plain(display_name(label))}, {row['strength']}, norm {row['norm']:.3g}"
+    name += {"even_chosen": "<br>log p(chosen)", "even_rejected": "<br>log p(rejected)"}.get(quantity, "")
+    marker = f"{symbol(label).removesuffix('-open')}{'-open' if quantity == 'even_rejected' else ''}"
+    marker = symbol(label) if quantity in ("odd", "even") else marker
+    at += {"even_chosen": -0.12, "even_rejected": 0.12}.get(quantity, 0.0)
     if np.isnan(low):  # its row's name says so
         return go.Scatter(x=[None], y=[at], mode="markers", hoverinfo="skip")
     if np.isnan(mean):
@@ -82,14 +91,14 @@ def _range(row: "pd.Series", quantity: Quantity, at: float, among: Sequence[str]
             x=[low, high],
             y=[at, at],
             mode="lines",
-            line={"color": faded(paint, 0.6), "width": 12},
+            line={"color": faded(paint, 0.6), "width": 12 if quantity in ("odd", "even") else 6},
             hovertemplate=f"{name}<br>means from {low:+.3f} to {high:+.3f} nats<extra></extra>",
         )
     return go.Scatter(
         x=[mean],
         y=[at],
         mode="markers",
-        marker={"size": 6 + 2 * thick, "color": paint, "symbol": symbol(label)},
+        marker={"size": 6 + 2 * thick, "color": paint, "symbol": marker},
         error_x={"array": [high - mean], "arrayminus": [mean - low], "color": paint, "thickness": thick, "width": 4},
         hovertemplate=f"{name}<br>{mean:+.3f} [{low:+.3f}, {high:+.3f}] nats<extra></extra>",
     )
@@ -147,7 +156,7 @@ def pair_strip(shifts: Sequence[PreferenceShift], quantity: Quantity = "odd", mu
         raise FigureError("there is nothing to draw: expected at least one PreferenceShift")
     figure = go.Figure()
     for at, shift in enumerate(shifts):
-        known = shift.multipliers if quantity in ("values", "per_token") else shift.odd_multipliers
+        known = shift.columns(quantity)
         if multiplier not in known:
             raise FigureError(f"multiplier={multiplier!r} was not measured for {shift.label}; {quantity} has {known}")
         values = getattr(shift, quantity)[:, [known.index(multiplier)]]

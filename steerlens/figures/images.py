@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -11,6 +12,15 @@ from steerlens.errors import FigureError
 from steerlens.figures.paper import Columns, for_print
 
 IMAGES = (".pdf", ".svg", ".png")
+_OFFLINE = (
+    "--disable-background-networking",
+    "--disable-extensions",
+    "--disable-domain-reliability",
+    "--disable-client-side-phishing-detection",
+    "--no-pings",
+    "--no-proxy-server",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+)
 
 
 def write_image(
@@ -31,10 +41,10 @@ def write_image(
     if text is not None and table.exists() and _first_line(table) != text.partition("\n")[0]:
         raise FigureError(f"the data of {path.name} would go to {table}, which holds other columns: take another name")
     image = _drawn(figure if columns is None else for_print(figure, columns=columns), path.suffix[1:], columns)
-    with whole_file(path) as partial:
+    with whole_file(path, FigureError) as partial:
         partial.write_bytes(image)
     if text is not None:
-        with whole_file(table) as partial:
+        with whole_file(table, FigureError) as partial:
             partial.write_text(text, encoding="utf-8", newline="\n")
     return path
 
@@ -56,10 +66,28 @@ def _first_line(path: Path) -> str:
 
 def _drawn(figure: go.Figure, kind: str, columns: Columns | None) -> bytes:
     sharper = 1 if kind != "png" else 2 if columns is None else 300 / 96  # 300 dots per inch for print
+    size = {"width": figure.layout.width or 700, "height": figure.layout.height or 500}
     try:
-        return figure.to_image(format=kind, scale=sharper)
+        import kaleido
+
+        # Not figure.to_image, which lets the browser fetch a script for formulas; our figures have none.
+        options = {"format": kind, "scale": sharper, **size}
+        return kaleido.calc_fig_sync(figure.to_dict(), opts=options, kopts=offline())
     except Exception as error:  # kaleido raises errors of its own for a missing package and a missing browser alike
         raise FigureError(
             f"can't draw a .{kind} ({type(error).__name__}: {str(error).splitlines()[0][:150] if str(error) else ''}). It takes "
             "kaleido (pip install 'steerlens[export]') and Chrome or Chromium (apt-get install chromium); .html needs neither"
         ) from error
+
+
+def offline() -> dict[str, Any]:
+    """Options of kaleido for a browser that asks nothing of the network."""
+    from choreographer.browsers.chromium import Chromium
+
+    class Offline(Chromium):
+        """Neither updates nor reports of its own, and no name leads anywhere."""
+
+        def get_cli(self) -> Sequence[str]:
+            return [*super().get_cli(), *_OFFLINE]
+
+    return {"mathjax": False, "browser_cls": Offline}

@@ -1,5 +1,6 @@
 """Sections as one self-contained page that works offline, or as tabs in a notebook; every text in them is escaped before."""
 
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
@@ -28,6 +29,7 @@ CSS = """
 .sl .dot { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 6px;
   print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .sl .wide { overflow-x: auto; } .sl .answer { white-space: pre-wrap; min-width: 150px; }
+.sl .side { display: block; font-size: 13px; opacity: .8; }
 .sl .settings { white-space: normal; min-width: 260px; overflow-wrap: anywhere; display: inline-block; }
 """
 _TABS = """
@@ -119,7 +121,7 @@ def _coloured(css: str) -> str:
 
 def _figure(figure: go.Figure, name: str, title: str) -> str:
     """A figure as wide as its column allows, on the page's own ground."""
-    shown = go.Figure(figure)
+    shown = placed(go.Figure(figure))
     width, height = shown.layout.width or 760, shown.layout.height or 400
     # Figures that paint their own ground, and tables, are made for paper: they stay light on a dark page too.
     adapts = shown.layout.plot_bgcolor is None and all(trace.type != "table" for trace in shown.data)
@@ -143,6 +145,18 @@ def _figure(figure: go.Figure, name: str, title: str) -> str:
     zoom = f"--print:{min(1.0, _PRINTED / width):.3f}"
     kind = "figure adapts" if adapts else "figure"
     return f'<div class="{kind}" role="figure" aria-label="{escape(title)}" style="{zoom}"><div style="{size}">{drawn}</div></div>'
+
+
+def placed(figure: go.Figure) -> go.Figure:
+    """The figure without the texts, arrows and lines that a number which is none would put nowhere, or beside the page."""
+    for kind, ends in (("annotations", ("x", "y", "ax", "ay")), ("shapes", ("x0", "x1", "y0", "y1"))):
+        every = figure.layout[kind]
+        kept = [
+            one for one in every if not any(isinstance(one[end], float) and not math.isfinite(one[end]) for end in ends)
+        ]
+        if len(kept) < len(every):
+            figure.layout[kind] = kept
+    return figure
 
 
 def tabs(lead: str, sections: Sequence[Section]) -> str:

@@ -81,7 +81,6 @@ def _stack(figure: go.Figure, plot: float) -> float:
     between = _BETWEEN + _LINE * ((len(named) > 1) + any(title is not None for title in titles))
     high = plot * float(np.mean([y.domain[1] - y.domain[0] for _, y in axes]))
     total = high * len(axes) + between * (len(axes) - 1)
-    shared = axes[0][1].title.text
     for i, ((x, y), title) in enumerate(zip(axes, titles, strict=True)):
         top = 1 - i * (high + between) / total
         low = max(0.0, top - high / total)
@@ -93,7 +92,7 @@ def _stack(figure: go.Figure, plot: float) -> float:
         if len(named) == 1:
             x.title.text = next(iter(named)) if i == len(axes) - 1 else None
         if y.title.text is None and y.matches is not None:
-            y.title.text = shared
+            y.title.text = figure.layout[_long(y.matches)].title.text
         x.update(domain=(0, 1), showticklabels=None)
         y.update(domain=(low, top), showticklabels=None)
     return total

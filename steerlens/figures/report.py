@@ -13,14 +13,16 @@ from steerlens._comparison import Comparison, Strength
 from steerlens._files import whole_file
 from steerlens._names import without_seed
 from steerlens._results import Result
+from steerlens._sweep import Sweep
 from steerlens.errors import FigureError
-from steerlens.figures.cells import QUANTITIES, cell, norm_cell, spread_cell
+from steerlens.figures.cells import NOTHING, QUANTITIES, SIDES, cell, fall_cell, norm_cell, spread_cell, wrong_cell
 from steerlens.figures.curves import UNITS
 from steerlens.figures.images import check_path
 from steerlens.figures.page import Section, page, tabs
 from steerlens.figures.sections import sections
 from steerlens.figures.theme import display_name
-from steerlens.measures.effect import Quantity
+from steerlens.measures.dose_response import DoseResponse
+from steerlens.measures.effect import PreferenceShift, Quantity
 
 
 def report(results: Result | Sequence[Result] | Mapping[str, Result], path: str | Path, *, title: str = "") -> Path:
@@ -40,7 +42,7 @@ def report(results: Result | Sequence[Result] | Mapping[str, Result], path: str 
     parts = [part for name, result in named.items() for part in _sections(name, result, alone=len(named) == 1)]
     lead = as_lead(next(iter(named.values()))) if len(named) == 1 else ""
     text = page(title or next(iter(named)), lead, parts)
-    with whole_file(path) as partial:
+    with whole_file(path, FigureError) as partial:
         partial.write_text(text, encoding="utf-8")
     return path
 
@@ -65,9 +67,11 @@ def title_of(result: object) -> str:
         counts = {name: f" ({len(labels)} seeds)" for name, labels in result.seeds.items()}
         names = " and ".join(f"{display_name(name)}{counts.get(name, '')}" for name in groups)
         return f"{names}: {result.vectors[0].model.name if result.vectors[0].model else 'model not known'}"
+    # A comparison says it at the head of its own lines.
+    fall = ", BOTH FALL" if verdicts(result) else ""  # type: ignore[arg-type]
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(result).__name__).capitalize()
     label = getattr(result, "label", None)
-    return f"{kind}: {display_name(label)}" if isinstance(label, str) else kind
+    return f"{kind}: {display_name(label)}{fall}" if isinstance(label, str) else f"{kind}{fall}"
 
 
 def _sections(name: str, result: Result, *, alone: bool) -> list[Section]:
@@ -94,11 +98,25 @@ def as_html(comparison: Comparison) -> str:
 
 
 def as_lead(result: Result) -> str:
-    """The headline of a comparison as paragraphs; nothing for another result."""
+    """The headline of a comparison as paragraphs; of another result with a margin, where both responses fall."""
     if not isinstance(result, Comparison):
-        return ""
+        return "".join(f"<p>{escape(line)}</p>" for line in verdicts(result))
     lines = [f"<p>{escape(line)}</p>" for line in headline(result)]
     return "".join(lines + [f'<p class="note">Not measured: {escape(m)}.</p>' for m in result.missing])
+
+
+def verdicts(result: Result) -> list[str]:
+    """Where both responses become less likely in a result that holds shifts of one vector or more."""
+    if isinstance(result, PreferenceShift):
+        return [result.verdict] if result.verdict else []
+    if isinstance(result, DoseResponse):
+        return verdicts(result.shift)
+    if isinstance(result, Sweep):
+        cells = zip(result.methods, result.layers, result.seeds, result.shifts, strict=True)
+        return [
+            f"{method}, layer {layer}, seed {seed}: {of.verdict}" for method, layer, seed, of in cells if of.verdict
+        ]
+    return []
 
 
 def headline(comparison: Comparison) -> list[str]:
@@ -120,6 +138,7 @@ def headline(comparison: Comparison) -> list[str]:
         where = f"at equal norm {comparison.matched_norm:.3g}"
         lines += [_ahead(comparison, "equal norm", where, quantity) for quantity in ("odd", "odd_per_token")]
     lines += [*_at_equal_kl(comparison), *_of_seeds(comparison)]
+    lines[:0] = _falling(comparison)
     if len(set(comparison.layers.values())) > 1 and comparison.matched:
         at = comparison.layers[comparison.labels[0]]
         lines.append(
@@ -128,6 +147,26 @@ def headline(comparison: Comparison) -> list[str]:
     seen = max((s.seen_pairs for s in comparison.own.values()), default=0)
     if seen:
         lines.append(f"WARNING: {seen} of these pairs trained or selected a vector (allow_seen=True)")
+    return lines
+
+
+def _falling(comparison: Comparison) -> list[str]:
+    """Where a vector makes both responses less likely, which a margin hides: it comes first."""
+    lines = []
+    for at in ("own norm", "equal norm", "equal KL"):
+        told = []
+        for shift in (shift for strength, shift in comparison.shifts() if strength == at and shift.both_fall.any()):
+            falls = [i for i in range(len(shift.multipliers)) if shift.both_fall[i]]
+            worst = min(falls, key=lambda i: float(shift.chosen[:, i].mean()))
+            chosen, rejected = (shift.mean(side)[worst] for side in ("chosen", "rejected"))
+            told.append(
+                f"{display_name(shift.label)} at {', '.join(f'{shift.multipliers[i]:+g}' for i in falls)} (at "
+                f"{shift.multipliers[worst]:+g} chosen {chosen:+.3g}, rejected {rejected:+.3g} nats)"
+            )
+        if told:
+            lines.append(
+                f"BOTH FALL at {at}, chosen and rejected responses alike become less likely: {'; '.join(told)}"
+            )
     return lines
 
 
@@ -192,9 +231,11 @@ def as_latex(comparison: Comparison) -> str:
     if effects.empty:
         raise FigureError("nothing was measured at multipliers 1 and -1: compare with the model and pairs")
     heads = {f"{q.replace('_per_token', '')}, {UNITS[q]}": (q, digits) for q, digits in QUANTITIES}
+    heads |= {f"log p({name}".replace(",", "),", 1): (q, ".2f") for q, name in SIDES}
     rows = [
         {"vector": display_name(row["vector"]), "strength": row["strength"], "norm": norm_cell(row)}
         | {head: cell(row, q, digits) for head, (q, digits) in heads.items()}
+        | {"wrong way": wrong_cell(row), "both fall": fall_cell(row).replace(NOTHING, "no")}
         for _, row in effects.iterrows()
     ]
     for _, row in comparison.seed_spread().iterrows():
@@ -202,5 +243,6 @@ def as_latex(comparison: Comparison) -> str:
         rows.append(
             {"vector": name, "strength": row["strength"], "norm": ""}
             | {head: spread_cell(row, q, digits) for head, (q, digits) in heads.items()}
+            | {"wrong way": "", "both fall": ""}
         )
-    return pd.DataFrame(rows).to_latex(index=False, escape=True, column_format="llr" + "r" * len(heads))
+    return pd.DataFrame(rows).to_latex(index=False, escape=True, column_format="llr" + "r" * len(heads) + "ll")

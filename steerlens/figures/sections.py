@@ -8,7 +8,7 @@ import pandas as pd
 
 from steerlens._comparison import Comparison
 from steerlens._names import first_two
-from steerlens.figures.cells import QUANTITIES, cell, norm_cell, spread_cell
+from steerlens.figures.cells import QUANTITIES, SIDES, cell, fall_cell, norm_cell, spread_cell, wrong_cell
 from steerlens.figures.costs import costs_section
 from steerlens.figures.curves import UNITS, side_by_side
 from steerlens.figures.effects import effects_at, pair_by_pair
@@ -47,13 +47,21 @@ def _dose_response(comparison: Comparison) -> Section:
     shift = next(iter(comparison.own.values()))
     about = (
         f"Mean shift of log p(chosen) - log p(rejected) in nats, with 95% bootstrap intervals over {len(shift.prompts)} pairs "
-        f"of {shift.data}, steered at positions: {shift.positions}."
+        f"of {shift.data}, steered at positions: {shift.positions}. Below each margin the shifts of log p(chosen) and of log "
+        "p(rejected), and the share of pairs whose margin moves against the multiplier's sign. Where both responses fall, the "
+        "margin alone says nothing of what the model writes."
     )
     rows = []
     for strength, of in comparison.shifts():
         if strength in ("own norm", "equal norm") and of.multipliers == shift.multipliers:
             low, high = of.interval()
-            cells = [f"{m:+.2f} [{a:+.2f}, {b:+.2f}]" for m, a, b in zip(of.mean(), low, high, strict=True)]
+            chosen, rejected = of.mean("chosen"), of.mean("rejected")
+            cells = []
+            for i, m in enumerate(of.mean()):
+                below = [f"chosen {chosen[i]:+.2f}", f"rejected {rejected[i]:+.2f}", f"{of.wrong_way[i]:.0%} wrong way"]
+                below = [*below, *(["BOTH FALL"] if of.both_fall[i] else [])] if of.multipliers[i] else []
+                sides = "".join(f'<span class="side">{line}</span>' for line in below)
+                cells.append(f"{m:+.2f} [{low[i]:+.2f}, {high[i]:+.2f}]{sides}")
             rows.append([named(of.label, comparison.labels), strength, f"{of.norm:.3g}", *cells])
     head = ("vector", "strength", "norm", *(f"{m:+g}" if m else "0" for m in shift.multipliers))
     return Section("Dose-response", note(about), table(head, rows), (side_by_side(comparison),))
@@ -61,17 +69,25 @@ def _dose_response(comparison: Comparison) -> Section:
 
 def _effects(comparison: Comparison) -> Section:
     about = (
-        "At multiplier 1. Odd: [x(1) - x(-1)]/2, what the direction does. Even: [x(1) + x(-1)]/2, what either sign does "
-        "(damage, length). Mean over pairs, 95% bootstrap interval over pairs; random directions: the range of their means."
+        "At multiplier 1. Odd part of the margin: [x(1) - x(-1)]/2, what the direction does. Even part: [x(1) + x(-1)]/2, what "
+        "either sign does to the margin; it is no measure of damage, which lowers both responses and cancels in their difference. "
+        "So the even parts of log p(chosen) and log p(rejected) stand beside it: both are below 0 where either sign makes both "
+        "less likely. Wrong way: the share of pairs whose margin moves against the sign, at +1 and at -1. Both fall: the signs "
+        "at which the means of both responses' log p fall, their intervals below 0. Mean over pairs, 95% bootstrap interval over "
+        "pairs; random directions: the range of their means."
     )
     if comparison.equal_kl is not None:
         about += " Equal KL: each vector as strong as costs what the first does at equal norm; see side effects."
     rows = [
         [named(row["vector"], comparison.labels), escape(row["strength"]), norm_cell(row)]
-        + [cell(row, quantity, digits) for quantity, digits in QUANTITIES]
+        + [cell(row, quantity, digits) for quantity, digits in QUANTITIES[:2]]
+        + [*(cell(row, q, ".2f") for q, _ in SIDES), wrong_cell(row), fall_cell(row)]
+        + [cell(row, quantity, digits) for quantity, digits in QUANTITIES[2:]]
         for _, row in comparison.effects().iterrows()
     ]
-    head = ("vector", "strength", "norm", *(f"{q.replace('_per_token', '')}, {UNITS[q]}" for q, _ in QUANTITIES))
+    heads = [f"{q.replace('_per_token', '')}, {UNITS[q]}" for q, _ in QUANTITIES]
+    sides = [f"log p({name}, nats".replace(",", "),", 1) for _, name in SIDES]
+    head = ("vector", "strength", "norm", *heads[:2], *sides, "wrong way", "both fall", *heads[2:])
     return Section("Effects and damage", note(about), table(head, rows), (effects_at(comparison),))
 
 

@@ -1,4 +1,4 @@
-"""Curves over layers: effect, damage, norm or cosine of several methods, with intervals and a point per seed."""
+"""Curves over layers: effect, norm or cosine of several methods, with intervals and a point per seed."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,24 +13,25 @@ from steerlens.figures.theme import colour, dash, display_name, plain, style, sy
 
 
 def layer_sweep(sweep: Sweep, multiplier: float = 1.0) -> go.Figure:
-    """Odd and even part of every method's shift at one multiplier, and its vectors' norms, over layers.
+    """Odd part of every method's shift at one multiplier, what either sign does to both responses, and the norms, over layers.
 
     Bars are 95% bootstrap intervals over pairs, averaged over seeds; every seed is a point.
 
     Raises:
         MeasureError: that multiplier was not measured with both signs.
     """
-    at = ["method", "layer", "seed"]
-    odd, even = (
-        sweep.scores(q, multiplier).rename(columns={"low": f"{q}_low", "high": f"{q}_high"}) for q in ("odd", "even")
-    )
-    table = odd.merge(even.drop(columns=["norm", "norm_ratio"]), on=at)
     panels = {
-        "odd": "odd part: the direction (nats)",
-        "even": "even part: damage (nats)",
-        "norm": "norm (residual stream)",
+        "odd": "odd part of the margin:<br>the direction (nats)",
+        "even_chosen": "log p(chosen):<br>what either sign does (nats)",
+        "even_rejected": "log p(rejected):<br>what either sign does (nats)",
+        "norm": "norm<br>(residual stream)",
     }
-    return over_layers(table, panels)  # fmt: skip
+    at = ["method", "layer", "seed"]
+    table = sweep.scores("odd", multiplier)[[*at, "norm"]]
+    for q in ("odd", "even_chosen", "even_rejected"):
+        found = sweep.scores(q, multiplier).rename(columns={"low": f"{q}_low", "high": f"{q}_high"})
+        table = table.merge(found[[*at, q, f"{q}_low", f"{q}_high"]], on=at)
+    return over_layers(table, panels)
 
 
 def over_layers(table: pd.DataFrame, panels: Mapping[str, str]) -> go.Figure:
@@ -50,22 +51,29 @@ def over_layers(table: pd.DataFrame, panels: Mapping[str, str]) -> go.Figure:
             f"a table of {len(table)} rows without columns {missing}; expected at least one row and one panel, and "
             f"method, layer and the panels among its columns {list(table)}"
         )
-    figure = make_subplots(1, len(panels), horizontal_spacing=0.28 / len(panels))
+    across = len(panels) if len(panels) < 4 else 2
+    down = -(-len(panels) // across)
+    figure = make_subplots(
+        down, across, horizontal_spacing=(0.28 if down == 1 else 0.38) / across, vertical_spacing=0.14
+    )
     methods = [str(method) for method in table["method"].unique()]
-    for column, quantity in enumerate(panels, 1):
+    at = {quantity: {"row": i // across + 1, "col": i % across + 1} for i, quantity in enumerate(panels)}
+    for quantity, title in panels.items():
         for method, rows in table.groupby("method", sort=False):
-            for trace in _curve(str(method), methods, rows, quantity, legend=column == 1):
-                figure.add_trace(trace, 1, column)
-    figure.update_xaxes(title_text="layer (0-based block)")
-    for column, title in enumerate(panels.values(), 1):
-        figure.update_yaxes(title_text=title, col=column)
-    drawn = style(figure, width=max(520, 380 * len(panels)), height=380)
-    for column, quantity in enumerate(panels, 1):
+            for trace in _curve(str(method), methods, rows, quantity, legend=quantity == next(iter(panels))):
+                figure.add_trace(trace, **at[quantity])
+        figure.update_yaxes(title_text=title, **at[quantity])
+    figure.update_xaxes(title_text="layer (0-based block)", row=down)
+    if np.ptp(table["layer"]) < 10:
+        figure.update_xaxes(dtick=1)  # there is no layer 0.5
+    drawn = style(figure, width=max(520, 380 * across), height=380 + 300 * (down - 1))
+    for quantity, place in at.items():
         if quantity.startswith("cosine"):
-            drawn.update_yaxes(range=[-1.04, 1.04], col=column)
+            drawn.update_yaxes(range=[-1.04, 1.04], **place)
         elif quantity.startswith("norm"):
-            drawn.update_yaxes(rangemode="tozero", col=column)
-    return drawn.update_layout(margin={"t": 20})
+            drawn.update_yaxes(rangemode="tozero", **place)
+    legend_below = {"y": -0.22 * 380 / (380 + 300 * (down - 1))}
+    return drawn.update_layout(margin={"t": 20}, legend=legend_below)
 
 
 def _curve(method: str, methods: Sequence[str], rows: pd.DataFrame, quantity: str, *, legend: bool) -> list[go.Scatter]:

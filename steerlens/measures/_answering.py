@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from transformer_lens import HookedTransformer
 
@@ -20,7 +21,7 @@ class Ask(NamedTuple):
 
     prompt: int
     vector: int | None
-    """None for the unsteered model"""
+    """None for the unsteered model's greedy answer, which all vectors share"""
     multiplier: float
     sample: int
 
@@ -40,19 +41,27 @@ class Generator:
         self.model, self.vectors, self.asked = model, vectors, asked
         self.max_new_tokens, self.positions, self.temperature = max_new_tokens, positions, temperature
         identity = identify(model)
-        self._model_key = digest([identity.fingerprint, identity.dtype, library_versions(), sorted(asked.stops)])
+        self._model_key = digest([identity.digest, identity.dtype, library_versions(), sorted(asked.stops)])
         self._vector_keys = [hashlib.sha256(v.tensor.numpy().tobytes()).hexdigest()[:32] for v in vectors]
+        self._line_keys = [line_key(vector) for vector in vectors]
         self._prompt_keys = [digest(tokens) for tokens in asked.tokens]
 
     def key(self, cell: Ask, seed: int) -> str:
-        """Of all that an answer depends on; unsteered, neither on a vector nor on where it would be added."""
-        j = cell.vector
-        steering = None if j is None else [self._vector_keys[j], self.vectors[j].layer, cell.multiplier, self.positions]
+        """Of all that an answer depends on; unsteered, not on where a vector would be added."""
+        j, steering = cell.vector, None
+        if j is not None and cell.multiplier:
+            steering = [self._vector_keys[j], self.vectors[j].layer, cell.multiplier, self.positions]
         drawing = [self.temperature, self._seed(cell, seed)] if self.temperature else None
         return digest([self._model_key, self._prompt_keys[cell.prompt], self.max_new_tokens, steering, drawing])
 
     def _seed(self, cell: Ask, seed: int) -> int:
-        return int(digest([seed, self._prompt_keys[cell.prompt], cell.multiplier, cell.sample])[:15], 16)
+        """Of a cell's draws: the same at all multipliers of a vector, and other ones for another vector.
+
+        So a vector's effect is told between answers that were drawn alike; and what one call's draws happen to favour, another
+        vector's don't: a mean over many vectors is as exact as their number says.
+        """
+        line = None if cell.vector is None else self._line_keys[cell.vector]
+        return int(digest([seed, self._prompt_keys[cell.prompt], line, cell.sample])[:15], 16)
 
     def run(self, cells: Sequence[Ask], seed: int, batch_size: int | None) -> Iterator[dict[Ask, dict[str, object]]]:
         """The answers, a batch at a time; vectors of one layer share batches, long prompts come first."""
@@ -66,7 +75,7 @@ class Generator:
 
     def _batch(self, cells: Sequence[Ask], layer: int, seed: int) -> dict[Ask, dict[str, object]]:
         directions = torch.stack([self.vectors[cell.vector or 0].tensor for cell in cells])
-        added = torch.tensor([cell.multiplier for cell in cells])[:, None] * directions
+        added = directions.new_tensor([cell.multiplier for cell in cells])[:, None] * directions
         choose: Choose = likeliest
         if self.temperature:
             choose = drawn([self._seed(cell, seed) for cell in cells], self.max_new_tokens, self.temperature)
@@ -76,3 +85,15 @@ class Generator:
             cell: {"text": self.asked.text(answer), "tokens": len(answer.tokens), "ended": answer.ended}
             for cell, answer in zip(cells, found, strict=True)
         }
+
+
+def line_key(vector: SteeringVector) -> str:
+    """The line on which a vector lies, with its layer: the same for all its multiples, to either side.
+
+    Coordinates count in steps of a quarter of their size, so that rounding hardly ever makes another line of one.
+    """
+    tensor = vector.tensor.double().numpy()
+    size = np.sqrt((tensor**2).mean())
+    steps = np.round(4 * tensor / size) if size else tensor
+    steps = steps * np.sign(tensor[np.abs(tensor).argmax()]) + 0.0  # no -0.0
+    return digest([vector.layer, hashlib.sha256(steps.astype("<f8").tobytes()).hexdigest()])

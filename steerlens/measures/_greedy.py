@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._encode import EncodedChoice, Encoder
+from steerlens._arguments import checked_positions
+from steerlens._encode import EncodedChoice
+from steerlens._ends import Stop
 from steerlens._generate import Decoded, Prompts, chunks, decode
 from steerlens._option_logprobs import option_logprobs
+from steerlens._pair import Asked
 from steerlens._templates import Template
-from steerlens.resid import Positions, check_positions
+from steerlens.resid import Positions
 from steerlens.vector import SteeringVector
 
 _SIDES = 8  # answers scored behind one copy of their prompt
@@ -42,18 +44,19 @@ class GreedyAnswers:
     def __init__(
         self,
         model: HookedTransformer,
-        prompts: Sequence[str],
+        prompts: Sequence[Asked],
         max_new_tokens: int,
         *,
         positions: Positions = "all",
         template: Template = "auto",
         system_prompt: str | None = None,
+        stop: Stop | None = None,
         batch_size: int | None = None,
     ) -> None:
-        check_positions(positions)
+        positions = checked_positions(positions)
         self.model, self.max_new_tokens, self.positions, self.batch_size = model, max_new_tokens, positions, batch_size
-        self.asked = Prompts(model, prompts, max_new_tokens, template=template, system_prompt=system_prompt)
-        self.end = Encoder(model, template, system_prompt).end_of_turn()
+        to = {"template": template, "system_prompt": system_prompt, "stop": stop}
+        self.asked = Prompts(model, prompts, max_new_tokens, **to)  # type: ignore[arg-type]
 
     def answers(
         self, vector: SteeringVector, multipliers: Sequence[float], *, progress: bool = False
@@ -66,7 +69,7 @@ class GreedyAnswers:
         found: dict[tuple[int, int], Decoded] = {}
         with tqdm(total=len(cells), desc="answering", unit="answer", disable=not progress, leave=False) as bar:
             for chunk in chunks(self.model, cells, lengths, self.batch_size):
-                added = torch.tensor([multipliers[column] for _, column in chunk])[:, None] * vector.tensor
+                added = vector.tensor.new_tensor([multipliers[column] for _, column in chunk])[:, None] * vector.tensor
                 asked, to = [rows[i] for i, _ in chunk], (self.max_new_tokens, self.positions, self.asked.stops)
                 found |= dict(zip(chunk, decode(self.model, asked, added, vector.layer, *to), strict=True))
                 bar.update(len(chunk))
@@ -86,7 +89,8 @@ class GreedyAnswers:
         """-log p per token under the unsteered model."""
         items, places = [], []
         for i, prompt in enumerate(self.asked.tokens):
-            ids = [(*row[i].tokens, self.end) if row[i].ended else tuple(row[i].tokens) for row in answers]
+            said = [row[i] for row in answers]
+            ids = [tuple(a.tokens) if a.end is None else (*a.tokens, a.end) for a in said]
             for start in range(0, len(ids), _SIDES):
                 places.append((slice(start, start + _SIDES), i))
                 items.append(EncodedChoice(tuple(prompt), tuple(ids[start : start + _SIDES])))

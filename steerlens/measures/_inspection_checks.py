@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from steerlens._conversation import Conversation
 from steerlens._encode import EncodedPair, Encoder
+from steerlens._marks import formats_in, token_marks
+from steerlens._parts import foreign_parts, has_hooks
+from steerlens._pieces import token_name
 from steerlens._stats import mean_interval
 from steerlens._templates import Turn
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import has_hooks
 
 LENGTH = 0.10  # mean difference over mean length of a response
 ONE_SIDED = 0.20  # of the pairs
@@ -77,6 +80,17 @@ def template_warnings(m: Material) -> Iterator[str]:
                 f"responses end with {_token(m, m.end)}, but in the tokenizer's chat template a turn ends with "
                 f"{_token(m, own)}: use template='auto', or write the token at the end of the responses."
             )
+    if m.turns[0].parting:
+        yield (
+            f"the chat template's generation prompt is not how it writes a finished answer: {m.turns[0].parting}. Pairs are "
+            "encoded as it stores them, while sl.generate begins where the template does (a thought first, perhaps). To train "
+            "behind a thought, write the prompts in the template's format with the thought closed, and take template='plain'."
+        )
+    if m.own_format and m.turns[0].end is None:
+        yield (
+            f"the chat template writes no token at the end of an answer: {_token(m, m.end)} ends the responses. If the model "
+            "was trained with another, write it into model.tokenizer.chat_template."
+        )
     if m.own_format and "strftime_now" in chat:
         yield (
             "the chat template writes today's date into every prompt, so tokens and vectors change from day to day: put a "
@@ -110,13 +124,18 @@ def bos_warnings(m: Material) -> Iterator[str]:
 
 def text_warnings(m: Material) -> Iterator[str]:
     """Texts that bring a format along, white space at the seam, turns that end in the middle."""
-    marks = {mark for mark in (*m.tokenizer.all_special_tokens, "[INST]", "[/INST]", "<<SYS>>") if mark.strip()}
-    inside = [m.pairs.template != "plain" and any(mark in text for mark in marks) for text in m.pairs.prompts]
-    if any(inside):
-        yield (
-            f"the prompts of {m.rows(inside)} hold special tokens or format marks of their own, and the template puts its own "
-            "around them: pass bare questions, or template='plain'."
-        )
+    yield from _mark_warnings(m)
+    yield from _repeat_warnings(m)
+    if m.own_format:
+        changed = [
+            any(text.strip() not in t.response(text) for text in (p.chosen, p.rejected))
+            for t, p in zip(m.turns, m.pairs, strict=True)
+        ]
+        if any(changed):
+            yield (
+                f"the chat template changes the responses of {m.rows(changed)} (a thought that it cuts off, capitals, or signs "
+                "that it escapes): the model is trained on what it makes of them. See an example, or pass template='plain'."
+            )
     sides = [(pair.chosen, pair.rejected) for pair in m.encoded]
     early = [any(m.end in side[:-1] for side in both) for both in sides]
     if any(early):
@@ -129,10 +148,51 @@ def text_warnings(m: Material) -> Iterator[str]:
     yield from _seam_warnings(m)
 
 
+def _mark_warnings(m: Material) -> Iterator[str]:
+    """Texts that bring a chat format along."""
+    own = {mark for mark in (*m.tokenizer.all_special_tokens, "[INST]", "[/INST]", "<<SYS>>") if mark.strip()}
+    in_prompts = formats_in(m.pairs.prompts)
+    inside = [any(mark in text for mark in own) for text in m.pairs.prompts]
+    for i in {i for found in in_prompts.values() for i in found}:
+        inside[i] = True
+    if m.pairs.template != "plain" and any(inside):
+        named = f" ({', '.join(in_prompts)})" if in_prompts else ""
+        yield (
+            f"the prompts of {m.rows(inside)} hold special tokens or format marks of their own{named}, and the template puts its "
+            "own around them: pass bare questions, or template='plain'."
+        )
+    marks = [token_marks(" ".join((p.prompt, p.chosen, p.rejected))) for p in m.pairs]
+    known = {str(token) for token in m.tokenizer.added_tokens_decoder.values()}
+    foreign = [found - known for found in marks]
+    if any(foreign):
+        yield (
+            f"{m.rows([bool(found) for found in foreign])} hold {', '.join(map(repr, sorted(set().union(*foreign))[:4]))}, no "
+            "token of this tokenizer: another model's mark, read here letter by letter. Take such marks out; for texts in this "
+            "model's own format, template='plain'."
+        )
+
+
+def _repeat_warnings(m: Material) -> Iterator[str]:
+    """Responses that say their prompt again."""
+    again = [
+        any(_last_turn(p.prompt) and side.strip().startswith(_last_turn(p.prompt)) for side in (p.chosen, p.rejected))
+        for p in m.pairs
+    ]
+    if any(again):
+        yield (
+            f"a response of {m.rows(again)} begins with its own prompt again, which is then read twice: cut the prompt off the "
+            "beginning of the responses."
+        )
+
+
+def _last_turn(prompt: str) -> str:
+    return (prompt.turns[-1][1] if isinstance(prompt, Conversation) else prompt).strip()
+
+
 def _seam_warnings(m: Material) -> Iterator[str]:
     turns = list(zip(m.turns, m.pairs, strict=True))
     if m.own_format:
-        spaced = [not t.strips and (p.chosen[:1].isspace() or p.rejected[:1].isspace()) for t, p in turns]
+        spaced = [_keeps_space(t, p.chosen) or _keeps_space(t, p.rejected) for t, p in turns]
         if any(spaced):
             yield (
                 f"a response of {m.rows(spaced)} begins with white space, which the chat template keeps: the model would not "
@@ -166,6 +226,10 @@ def _seam_warnings(m: Material) -> Iterator[str]:
             f"in {m.rows(either)} the tokenizer would join the prompt's last token with the response's first; they are kept "
             "apart, as the model would not read them in running text. Move the white space to the response."
         )
+
+
+def _keeps_space(turn: Turn, text: str) -> bool:
+    return text[:1].isspace() and turn.response(text).startswith(turn.lead + text[0])
 
 
 def _merges(m: Material, prompt: str, text: str) -> bool:
@@ -234,6 +298,9 @@ def model_warnings(m: Material, end_nats: float, margin_per_token: np.ndarray) -
         )
     if has_hooks(m.model):
         yield "a hook is on the model: these margins are those of the hooked model. model.reset_hooks() takes it off."
+    foreign = foreign_parts(m.model)
+    if foreign:
+        yield f"modules of the model are not TransformerLens's own, and these margins are theirs too: {', '.join(foreign[:4])}."
 
 
 def _some(rows: Sequence[int], limit: int = 6) -> str:
@@ -249,4 +316,4 @@ def leading(prompt: Sequence[int], bos: int | None) -> int:
 
 
 def _token(m: Material, token: int) -> str:
-    return repr(m.tokenizer.convert_ids_to_tokens(int(token)))
+    return repr(token_name(m.tokenizer, token))

@@ -9,10 +9,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import checked_count
 from steerlens._hooked_route import pad_tokens
+from steerlens._parts import check_runs_in_parts
+from steerlens._readout import logits_at
 from steerlens._resid_store import ResidStore
+from steerlens._whole_route import needs_whole_passes, whole_pass
+from steerlens.errors import PairsError
 from steerlens.measures.activations import encode_material
-from steerlens.resid import check_batch_size, logits_at
+from steerlens.shapes import in_float64
 from steerlens.vector import SteeringVector
 
 _AT_ONCE = 4_000_000  # numbers of one tensor of logits held in memory
@@ -43,7 +48,8 @@ class TextKL:
         batch_size: int = 8,
         progress: bool = False,
     ) -> None:
-        check_batch_size(batch_size)
+        batch_size = checked_count("batch_size", batch_size, error=PairsError)
+        check_runs_in_parts(model)
         self.model, self.batch_size, self.last = model, batch_size, model.cfg.n_layers - 1
         self.tokens = [(*text.prompt, *text.chosen) for text in encode_material(model, texts)]
         lengths = {row: len(ids) for row, ids in enumerate(self.tokens)}
@@ -72,8 +78,7 @@ class TextKL:
         v = vector.tensor.to(self.model.cfg.device)
         for rows in self._batches():
             if steered:
-                below, mask = self._padded(rows, vector.layer)
-                finals = [self._above(below + (multipliers[i] * v).to(below), mask, vector.layer) for i in steered]
+                finals = self._finals(rows, [multipliers[i] * v for i in steered], vector.layer)
                 found[np.ix_(steered, rows)] = self._mean_kl(rows, finals)
             if bar is not None:
                 bar.update(len(rows) * len(multipliers))
@@ -102,6 +107,11 @@ class TextKL:
 
     @torch.no_grad()
     def _read(self, rows: Sequence[int]) -> None:
+        if needs_whole_passes(self.model):
+            for row in rows:
+                for layer, stream in whole_pass(self.model, self.tokens[row], list(self.streams))[1].items():
+                    self.streams[layer].put(row, stream)
+            return
         tokens, mask = (t.to(self.model.cfg.device) for t in pad_tokens([self.tokens[row] for row in rows], left=False))
         x, start = None, 0
         for layer, store in self.streams.items():
@@ -121,14 +131,23 @@ class TextKL:
         mask = pad_tokens([self.tokens[row] for row in rows], left=False)[1]
         return x.to(self.model.cfg.device, self.model.cfg.dtype), mask.to(self.model.cfg.device)
 
-    def _above(self, x: Tensor, mask: Tensor, layer: int) -> Float[Tensor, "row pos d_model"]:
+    def _finals(
+        self, rows: Sequence[int], added: Sequence[Float[Tensor, " d_model"]], layer: int
+    ) -> list[Float[Tensor, "row pos d_model"]]:
+        """The padded final streams with each vector added after the layer."""
+        if needs_whole_passes(self.model):
+            by_hand = [[whole_pass(self.model, self.tokens[row], added=v, at=layer)[0] for row in rows] for v in added]
+            return [torch.nn.utils.rnn.pad_sequence(finals, batch_first=True) for finals in by_hand]
+        below, mask = self._padded(rows, layer)
+        steered = [below + v.to(below) for v in added]
         if layer == self.last:
-            return x
-        return self.model(x, attention_mask=mask, start_at_layer=layer + 1, stop_at_layer=self.model.cfg.n_layers)
+            return steered
+        end = self.model.cfg.n_layers
+        return [self.model(x, attention_mask=mask, start_at_layer=layer + 1, stop_at_layer=end) for x in steered]
 
 
 def _log_probs(model: HookedTransformer, resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
     # Normalised in float64, p and q are distributions to 1e-16: what the logits lack enters D(p || q) by its square, and D
     # is never negative. In float32 a small D drowns. (MPS has no float64.)
     logits = logits_at(model, resid)
-    return (logits.cpu() if logits.device.type == "mps" else logits).double().log_softmax(-1)
+    return in_float64(logits).log_softmax(-1)

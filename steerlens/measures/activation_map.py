@@ -1,7 +1,7 @@
 """Activation map: the pairs' activations at one layer in the plane of their two principal components, and vectors in it."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import checked_layer
 from steerlens._choices import without_letters
+from steerlens._door import checked, one_of
 from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled
 from steerlens._results import Result
@@ -18,7 +20,6 @@ from steerlens.measures.activations import residuals
 from steerlens.measures.effect import check_unseen
 from steerlens.measures.logit_lens import visible_direction
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import check_model
 from steerlens.vector import check_fits
 
 Place = Literal["mean", "last", "answer"]
@@ -28,7 +29,7 @@ Place = Literal["mean", "last", "answer"]
 class ActivationMap(Result):
     """Both responses of every pair as points, and unit vectors as arrows, in the plane in which the points spread most."""
 
-    labels: tuple[str, ...]
+    labels: Annotated[tuple[str, ...], "vector"]
     layer: int
     position: Place
     chosen: Float[np.ndarray, "pair 2"]
@@ -38,7 +39,7 @@ class ActivationMap(Result):
     """the unit vectors' projections on the plane: shorter than 1 as far as a vector points out of it"""
     explained: Float[np.ndarray, "2"]
     """each component's share of the points' variance"""
-    prompts: tuple[str, ...]
+    prompts: Annotated[tuple[str, ...], "pair"]
     data: str
     seen_pairs: int = 0
     """how many of the pairs trained or selected a vector; above 0 only with allow_seen=True"""
@@ -66,6 +67,7 @@ class ActivationMap(Result):
         )
 
 
+@checked(MeasureError, position=one_of(Place))
 def activation_map(
     model: HookedTransformer,
     vectors: Vectors,
@@ -101,14 +103,14 @@ def activation_map(
         from sklearn.decomposition import PCA
     except ImportError as error:
         raise MeasureError("activation_map needs scikit-learn: pip install 'steerlens[sklearn]'") from error
-    model, named = check_model(model), labelled(vectors)
+    named = labelled(vectors)
     for vector in named.values():
         check_fits(vector, identify(model))
-    layers = sorted({vector.layer for vector in named.values()}) if layer is None else [layer]
-    if position not in get_args(Place) or len(layers) > 1 or len(pairs) < 2:
+    layers = sorted({vector.layer for vector in named.values()}) if layer is None else [checked_layer(model, layer)]
+    if len(layers) > 1 or len(pairs) < 2:
         raise MeasureError(
-            f"{len(pairs)} pairs, position={position!r}, vectors of layers {layers}; expected two pairs or more, a position of "
-            f"{get_args(Place)}, and vectors of one layer, or layer= to say which"
+            f"{len(pairs)} pairs, vectors of layers {layers}; expected two pairs or more, and vectors of one layer, or layer= to "
+            "say which"
         )
     bad = without_letters(pairs.chosen, pairs.rejected) if position == "answer" else []
     if bad:
@@ -117,7 +119,7 @@ def activation_map(
             "answers. Use position='mean' or 'last' for free-form responses, or pairs.as_choices(seed=0).as_pairs()"
         )
     seen = check_unseen(list(named.values()), pairs, allow_seen=allow_seen)
-    points = torch.zeros(2, len(pairs), model.cfg.d_model, dtype=torch.float64)
+    points = torch.zeros(2, len(pairs), model.cfg.d_model, dtype=torch.float64, device="cpu")
     for row, pair, (stream,) in residuals(model, pairs, layers, batch_size=batch_size, progress=progress):
         start = len(pair.prompt)
         for side, response in enumerate((pair.chosen, pair.rejected)):

@@ -10,13 +10,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import checked_count, checked_layer
 from steerlens._encode import EncodedPair, Encoder
 from steerlens._fingerprint import identify
 from steerlens._rows import listed
 from steerlens._scores import choose_route
-from steerlens.errors import MeasureError
+from steerlens.errors import MeasureError, PairsError
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import check_batch_size, check_layer, check_model
+from steerlens.resid import check_model
+from steerlens.shapes import in_float64
 
 Material = PreferencePairs | Sequence[str]
 
@@ -58,9 +60,9 @@ def residuals(
     models each token's mean over d_model, which the model can't see, is taken out.
     """
     model = check_model(model)
-    check_batch_size(batch_size)
+    batch_size = checked_count("batch_size", batch_size, error=PairsError)
     for layer in layers:
-        check_layer(model, layer)
+        checked_layer(model, layer)
     encoded = encode_material(model, material)
     route, texts = choose_route(model, encoded), not isinstance(material, PreferencePairs)
     sees_mean = identify(model).normalization != "LN"
@@ -70,13 +72,9 @@ def residuals(
             rows = order[start : start + batch_size]
             found = route.resid([encoded[row] for row in rows], layers)
             for i, row in enumerate(rows):
-                streams = [_wide(at_layer[i][:-1] if texts else at_layer[i]) for at_layer in found]
+                streams = [in_float64(at_layer[i][:-1] if texts else at_layer[i]) for at_layer in found]
                 yield row, encoded[row], [x if sees_mean else x - x.mean(-1, keepdim=True) for x in streams]
             bar.update(len(rows))
-
-
-def _wide(x: Tensor) -> Tensor:
-    return (x.cpu() if x.device.type == "mps" else x).double()  # MPS has no float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +98,8 @@ class Covariance:
 
     def directions(self, n: int, *, seed: int) -> Float[np.ndarray, "n d_model"]:
         """n unit vectors, normal draws with the covariance (not shrunk) that were divided by their norms."""
-        z = torch.randn(n, len(self.variances), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        z = torch.randn(n, len(self.variances), generator=generator, dtype=torch.float64, device="cpu")
         # The symmetric root: it does not depend on the signs that the eigenvectors happen to have.
         drawn = z.to(self.axes) @ self.axes * self.variances.sqrt() @ self.axes.T
         return (drawn / drawn.norm(dim=1, keepdim=True)).cpu().numpy()
@@ -179,6 +178,8 @@ class _Sums:
 
 def isotropic_directions(n: int, d_model: int, *, sees_mean: bool, seed: int) -> Float[np.ndarray, "n d_model"]:
     """n unit vectors, all directions alike; without a mean over d_model where the model can't see it."""
-    drawn = torch.randn(n, d_model, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    drawn = torch.randn(
+        n, d_model, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu"
+    )
     drawn = drawn if sees_mean else drawn - drawn.mean(1, keepdim=True)
     return (drawn / drawn.norm(dim=1, keepdim=True)).numpy()

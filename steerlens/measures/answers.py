@@ -5,11 +5,10 @@
 >>> sl.judge(said, judge).figure()
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -17,17 +16,21 @@ from jaxtyping import Bool, Int
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from steerlens._door import KNOWN, checked, flag, number, path, prompts_or_pairs, raising, whole
+from steerlens._ends import Stop
 from steerlens._fingerprint import identify
-from steerlens._generate import Prompts, check_count, check_multipliers
+from steerlens._generate import Prompts
 from steerlens._labels import Vectors, labelled
 from steerlens._ledger import Ledger
+from steerlens._pair import Asked
+from steerlens._parts import is_plain
 from steerlens._results import Result
 from steerlens._templates import Template
-from steerlens.errors import MeasureError
+from steerlens.errors import MeasureError, SteeringError
 from steerlens.measures._answering import Ask, Generator
 from steerlens.measures.effect import check_unseen
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import Positions, check_model, check_positions, has_hooks
+from steerlens.resid import Positions
 from steerlens.vector import check_fits
 
 Texts = tuple[tuple[tuple[tuple[str, ...], ...], ...], ...]
@@ -36,16 +39,19 @@ Texts = tuple[tuple[tuple[tuple[str, ...], ...], ...], ...]
 
 @dataclass(frozen=True, eq=False)
 class Answers(Result):
-    """What a model says to prompts under vectors and multipliers. At multiplier 0 all vectors share the unsteered answers."""
+    """What a model says to prompts under vectors and multipliers.
+
+    At multiplier 0 all vectors share the greedy unsteered answers; sampled ones are drawn for each vector as its steered ones are.
+    """
 
     model: str
-    labels: tuple[str, ...]
+    labels: Annotated[tuple[str, ...], "vector"]
     """the vectors' names in figures"""
-    norms: tuple[float, ...]
+    norms: Annotated[tuple[float, ...], "vector"]
     """the vectors' norms at multiplier 1, in units of the residual stream"""
-    multipliers: tuple[float, ...]
-    prompts: tuple[str, ...]
-    texts: Texts
+    multipliers: Annotated[tuple[float, ...], "multiplier"]
+    prompts: Annotated[tuple[str, ...], "prompt"]
+    texts: Annotated[Texts, "prompt vector multiplier sample"]
     """without special tokens"""
     tokens: Int[np.ndarray, "prompt vector multiplier sample"]
     """new tokens of each answer, the one that ends it not counted"""
@@ -105,10 +111,20 @@ class Answers(Result):
         )
 
 
+@checked(
+    MeasureError,
+    prompts=raising(SteeringError, prompts_or_pairs),
+    multipliers=raising(SteeringError, KNOWN["multipliers"]),
+    batch_size=raising(SteeringError, whole()),
+    sample=flag,
+    temperature=number(above=0),
+    n=raising(SteeringError, whole()),
+    file=path,
+)
 def answers(
     model: HookedTransformer,
     vectors: Vectors,
-    prompts: Sequence[str] | PreferencePairs,
+    prompts: Sequence[Asked] | PreferencePairs,
     multipliers: Sequence[float] = (-1, 0, 1),
     positions: Positions = "all",
     *,
@@ -119,25 +135,30 @@ def answers(
     max_new_tokens: int = 60,
     template: Template = "auto",
     system_prompt: str | None = None,
+    stop: Stop | None = None,
     file: str | Path | None = None,
     allow_seen: bool = False,
     batch_size: int | None = None,
     progress: bool = True,
 ) -> Answers:
-    """Answers to every prompt under every vector and multiplier, greedy or sampled; the unsteered ones are generated once.
+    """Answers to every prompt under every vector and multiplier, greedy or sampled; greedy unsteered ones are generated once.
 
     Args:
         model: any HookedTransformer with the vectors' weights.
         vectors: one, several, or a dict from names to vectors.
-        prompts: questions; or held-out pairs, whose prompts, template and system prompt are taken.
+        prompts: questions or conversations, as in `generate`; or held-out pairs, whose prompts, template and system prompt
+            are taken.
         multipliers: 0 is the unsteered model.
         positions: "all" (as BiPO steers), or "response" (from the last prompt token on, as CAA steers).
         sample: draw each token from softmax(logits / temperature) rather than take the likeliest.
-        seed: of the draws. Each (prompt, multiplier, sample) has its own, so that answers depend neither on the batch nor on
-            the order of the prompts, and vectors are compared on the same draws. A prompt listed twice is answered alike.
+        seed: of the draws. Each (prompt, vector, sample) has its own, the same at all multipliers, 0 among them, and for all
+            multiples of a vector: what a vector does is told between answers that were drawn alike. Other vectors have draws
+            of their own, so that a mean over vectors or seeds gets better with their number. Answers depend neither on the
+            batch nor on the order of prompts and vectors. A prompt listed twice is answered alike.
         n: sampled answers to each prompt.
         max_new_tokens: per answer; it ends earlier at the end of its turn.
         template, system_prompt: as in `PreferencePairs`.
+        stop: more tokens that end an answer, as in `generate`.
         file: a .jsonl file; finished answers are appended to it as they come, and another call reads them and generates only
             what is missing. Other weights, vectors or settings are other answers.
         allow_seen: ask the prompts of pairs that trained or selected a vector all the same; the result says so.
@@ -148,15 +169,11 @@ def answers(
         SteeringError: no prompts or multipliers, or a prompt too long for the context.
         VectorError: a vector does not fit the model.
     """
-    model = check_model(model)
-    named = labelled(vectors)
-    check_positions(positions)
-    multipliers = tuple(float(m) + 0.0 for m in check_multipliers(multipliers))  # + 0.0: no -0.0
-    if len(set(multipliers)) < len(multipliers):
-        raise MeasureError(f"multipliers={multipliers}; expected each once: for several answers, sample=True with n=")
-    _check_sampling(sample, temperature, n, seed)
-    if batch_size is not None:
-        check_count("batch_size", batch_size)
+    named, multipliers = labelled(vectors), tuple(multipliers)
+    if not sample and (n > 1 or temperature != 1):
+        raise MeasureError(
+            f"n={n}, temperature={temperature:g} without sampling: greedy answers are all the same; add sample=True"
+        )
     for vector in named.values():
         check_fits(vector, identify(model))
     data, seen = "prompts", 0
@@ -167,23 +184,25 @@ def answers(
             )
         data, seen = prompts.provenance, check_unseen(list(named.values()), prompts, allow_seen=allow_seen)
         template, system_prompt, prompts = prompts.template, prompts.system_prompt, prompts.prompts
-    asked = Prompts(model, prompts, max_new_tokens, template=template, system_prompt=system_prompt)
-    ledger = Ledger(file, "answer")
-    if file is not None and has_hooks(model):
+    asked = Prompts(model, prompts, max_new_tokens, template=template, system_prompt=system_prompt, stop=stop)
+    ledger = Ledger(file, "answer", {"text": str, "tokens": int, "ended": bool})
+    if file is not None and not is_plain(model):
         raise MeasureError(
-            "the model has hooks on (a `steer` block, or a user's), which a file of answers can't tell from none: "
-            "take them off, or leave file= out"
+            "the model has hooks on (a `steer` block, or a user's) or a module that is not TransformerLens's own, which a "
+            "file of answers can't tell from none: take them off, or leave file= out"
         )
     generator = Generator(model, list(named.values()), asked, max_new_tokens, positions, temperature if sample else 0.0)
     shape = (len(asked.tokens), len(named), len(multipliers), n)
-    cells = [Ask(i, j if multipliers[m] else None, multipliers[m], k) for i, j, m, k in np.ndindex(shape)]
+    cells = [Ask(i, j if multipliers[m] or sample else None, multipliers[m], k) for i, j, m, k in np.ndindex(shape)]
     keys = [generator.key(cell, seed) for cell in cells]
     todo = dict(zip(keys, cells, strict=True))
     missing = {cell: key for key, cell in todo.items() if key not in ledger}
     start = len(todo) - len(missing)
     with tqdm(total=len(todo), initial=start, desc="answers", unit="answer", disable=not progress, leave=False) as bar:
         for done in generator.run(list(missing), seed, batch_size):
-            ledger.add({missing[cell]: _record(record, cell, prompts, list(named)) for cell, record in done.items()})
+            ledger.add(
+                {missing[cell]: _record(record, cell, asked.texts, list(named)) for cell, record in done.items()}
+            )
             bar.update(len(done))
     found = np.array(keys, dtype=object).reshape(shape)
     return Answers(
@@ -191,7 +210,7 @@ def answers(
         labels=tuple(named),
         norms=tuple(vector.norm for vector in named.values()),
         multipliers=multipliers,
-        prompts=tuple(prompts),
+        prompts=asked.texts,
         texts=tuple(
             tuple(tuple(tuple(ledger[key]["text"] for key in keys) for keys in column) for column in row)
             for row in found
@@ -207,23 +226,9 @@ def answers(
     )
 
 
-def _check_sampling(sample: bool, temperature: float, n: int, seed: int) -> None:
-    if not isinstance(temperature, Real) or not (math.isfinite(temperature) and temperature > 0):
-        raise MeasureError(
-            f"temperature={temperature!r}; expected a number above 0 (for greedy answers leave sample= out)"
-        )
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise MeasureError(f"seed={seed!r}; expected a whole number")
-    check_count("n", n)
-    if not sample and (n > 1 or temperature != 1):
-        raise MeasureError(
-            f"n={n}, temperature={temperature:g} without sampling: greedy answers are all the same; add sample=True"
-        )
-
-
 def _record(record: dict[str, object], cell: Ask, prompts: Sequence[str], labels: Sequence[str]) -> dict[str, object]:
     """What goes into the file: the answer, and for people what it answers."""
-    label = "unsteered" if cell.vector is None else labels[cell.vector]
+    label = "unsteered" if cell.vector is None or not cell.multiplier else labels[cell.vector]
     return {
         "vector": label,
         "multiplier": cell.multiplier,

@@ -6,14 +6,14 @@
 >>> scores.summary(); scores.difference("bipo", "caa", "probability"); scores.letter_bias()
 """
 
-import math
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from transformer_lens import HookedTransformer
 
+from steerlens._door import checked, flag, one_of, words
 from steerlens._encode import EncodedChoice, Encoder
 from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled
@@ -22,7 +22,7 @@ from steerlens._rows import listed
 from steerlens.errors import MeasureError, PairsError
 from steerlens.measures.choice_scores import ChoiceScores, TruthfulScores
 from steerlens.questions import ChoiceQuestions
-from steerlens.resid import Positions, check_model, check_positions
+from steerlens.resid import Positions
 from steerlens.vector import SteeringVector, check_fits, union_seen
 
 ChoiceForm = Literal["letters", "answers"]
@@ -37,6 +37,7 @@ class _Item(NamedTuple):
     sides: EncodedChoice
 
 
+@checked(MeasureError, form=one_of(ChoiceForm), swap=flag)
 def multiple_choice(
     model: HookedTransformer,
     vectors: Vectors,
@@ -75,8 +76,6 @@ def multiple_choice(
     Source:
         letters: Rimsky et al. 2023, arXiv 2312.06681v4: p_match / (p_A + p_B).
     """
-    if form not in get_args(ChoiceForm):
-        raise MeasureError(f"form={form!r} is not known; expected one of {get_args(ChoiceForm)}")
     found = _checked(model, vectors, questions, multipliers, positions, allow_seen=allow_seen)
     encoder = Encoder(model, questions.template, questions.system_prompt)
     if form == "letters":
@@ -87,6 +86,7 @@ def multiple_choice(
     return ChoiceScores(**measured, form=form)
 
 
+@checked(MeasureError, form=one_of(TruthfulForm), primer=words)
 def truthful_qa(
     model: HookedTransformer,
     vectors: Vectors,
@@ -118,8 +118,6 @@ def truthful_qa(
     Source:
         Lin et al. 2022, "TruthfulQA: Measuring How Models Mimic Human Falsehoods", arXiv 2109.07958.
     """
-    if form not in get_args(TruthfulForm):
-        raise MeasureError(f"form={form!r} is not known; expected one of {get_args(TruthfulForm)}")
     if primer and form != "qa":
         raise MeasureError(f"primer={primer!r:.40} belongs to form='qa'; form={form!r} asks in the questions' template")
     found = _checked(model, vectors, questions, multipliers, positions, allow_seen=allow_seen)
@@ -180,20 +178,9 @@ def _checked(
     *,
     allow_seen: bool,
 ) -> dict[str, SteeringVector]:
-    found, identity = labelled(vectors), identify(check_model(model))
+    found, identity = labelled(vectors), identify(model)
     for vector in found.values():
         check_fits(vector, identity)
-    check_positions(positions)
-    try:
-        finite = all(map(math.isfinite, multipliers))
-    except TypeError:
-        finite = False
-    if not finite or not len(multipliers) or len(set(multipliers)) < len(multipliers):
-        raise MeasureError(f"multipliers={multipliers!r}; expected a list of finite numbers, each once")
-    if not isinstance(questions, ChoiceQuestions) or not len(questions):
-        raise MeasureError(
-            f"got questions={questions!r:.80}; expected sl.ChoiceQuestions: sl.load_questions(...), or pairs.as_choices()"
-        )
     seen = questions.seen_rows(union_seen(list(found.values())))
     if seen and not allow_seen:
         raise MeasureError(

@@ -18,16 +18,17 @@ from scipy.stats import rankdata
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from steerlens._door import checked, kind
 from steerlens._fingerprint import identify
 from steerlens._results import Result
 from steerlens._scores import PairScorer
 from steerlens._stats import curve_interval
 from steerlens.errors import MeasureError
 from steerlens.measures.activations import isotropic_directions
-from steerlens.measures.effect import PreferenceShift, check_unseen, shift_on
-from steerlens.measures.side_effects import SideEffects, check_each_once
+from steerlens.measures.effect import PreferenceShift, check_unseen, joined, shift_on
+from steerlens.measures.side_effects import SideEffects
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import Positions, check_model
+from steerlens.resid import Positions
 from steerlens.vector import SteeringVector, check_fits
 
 STEPS = tuple(step / 4 for step in range(-12, 13))
@@ -132,7 +133,8 @@ class DoseResponse(Result):
                 "where text breaks is read off side effects: dose_response(..., side_effects=sl.side_effects(...))"
             )
         columns, sizes = _of_sign(found.multipliers, sign)
-        row, base, n = _row(found, self.shift), found.unsteered, len(found.multipliers)
+        row = _row(found, self.shift.label, self.shift.norm, self.shift.positions)
+        base, n = found.unsteered, len(found.multipliers)
         values = np.concatenate([found.answer_nats[row], found.repetition[row]]).T
 
         def read(curves: Curves) -> np.ndarray:
@@ -168,7 +170,13 @@ class DoseResponse(Result):
         rows = [f"{r.number} {r.value:.3g} [{r.low:.3g}, {r.high:.3g}] {r.unit}" for r in self.summary().itertuples()]
         seen = f", {self.shift.seen_pairs} of them SEEN in training" if self.shift.seen_pairs else ""
         head = f"DoseResponse({self.shift.label}, {len(self.shift.prompts)} pairs of {self.shift.data}{seen})"
-        return "\n  ".join([head, *rows])
+        ends = sorted({int(np.argmin(self.shift.multipliers)), int(np.argmax(self.shift.multipliers))})
+        sides = [
+            f"at {self.shift.multipliers[i]:+g}: log p(chosen) {self.shift.mean('chosen')[i]:+.3g}, log p(rejected) "
+            f"{self.shift.mean('rejected')[i]:+.3g} nats, {self.shift.wrong_way[i]:.0%} of pairs the wrong way"
+            for i in ends
+        ]
+        return "\n  ".join([head, *([self.shift.verdict] if self.shift.verdict else []), *sides, *rows])
 
     def _side(self, sign: int) -> tuple[list[int], list[float]]:
         return _of_sign(self.shift.multipliers, sign)
@@ -193,17 +201,18 @@ def _of_sign(multipliers: Sequence[float], sign: int) -> tuple[list[int], list[f
     return columns, [abs(multipliers[i]) for i in columns]
 
 
-def _row(found: SideEffects, shift: PreferenceShift) -> int:
+def _row(found: SideEffects, label: str, norm: float, positions: Positions) -> int:
     """Which of the side effects' vectors is the shift's: the only one, or the one of its name; its norm must agree."""
-    row = 0 if len(found.labels) == 1 else found.row(shift.label)
-    if not math.isclose(found.norms[row], shift.norm, rel_tol=1e-4) or found.positions != shift.positions:
+    row = 0 if len(found.labels) == 1 else found.row(label)
+    if not math.isclose(found.norms[row], norm, rel_tol=1e-4) or found.positions != positions:
         raise MeasureError(
             f"the side effects of {found.labels[row]!r} are of norm {found.norms[row]:.4g}, positions={found.positions!r}; the "
-            f"vector has norm {shift.norm:.4g}, positions={shift.positions!r}: measure both on the same vector and positions"
+            f"vector has norm {norm:.4g}, positions={positions!r}: measure both on the same vector and positions"
         )
     return row
 
 
+@checked(MeasureError, side_effects=kind(SideEffects, "sl.side_effects(...)"))
 def dose_response(
     model: HookedTransformer,
     vector: SteeringVector,
@@ -238,12 +247,10 @@ def dose_response(
         MeasureError: pairs trained or selected the vector, a multiplier is not finite, or the side effects are another's.
         VectorError: the vector does not fit the model.
     """
-    model = check_model(model)
     check_fits(vector, identify(model))
     seen = check_unseen([vector], pairs, allow_seen=allow_seen)
-    multipliers = check_each_once(multipliers)
-    if n_random < 0:
-        raise MeasureError(f"n_random={n_random}; expected 0 or more random directions")
+    if side_effects is not None:
+        _row(side_effects, label or vector.method, vector.norm, positions)
     scorer = PairScorer(model, pairs.encode(model), vector.layer, batch_size=batch_size, progress=progress)
     sees_mean = identify(model).normalization != "LN"
     drawn = isotropic_directions(n_random, model.cfg.d_model, sees_mean=sees_mean, seed=seed) * vector.effective.norm
@@ -254,17 +261,5 @@ def dose_response(
     for one, m in tqdm(jobs, desc="dose-response", unit="multiplier", disable=not progress, leave=False):
         each = shift_on(scorer, one, pairs, (m,), positions, label=label if one is vector else None, seen_pairs=seen)
         found.setdefault(id(one), []).append(each)
-    shift, *controls = (_joined(shifts) for shifts in found.values())
-    if side_effects is not None:
-        _row(side_effects, shift)
+    shift, *controls = (joined(shifts) for shifts in found.values())
     return DoseResponse(shift, tuple(controls), side_effects)
-
-
-def _joined(shifts: Sequence[PreferenceShift]) -> PreferenceShift:
-    """One vector's shifts at several multipliers."""
-    return replace(
-        shifts[0],
-        multipliers=tuple(m for shift in shifts for m in shift.multipliers),
-        chosen=np.concatenate([shift.chosen for shift in shifts], axis=1),
-        rejected=np.concatenate([shift.rejected for shift in shifts], axis=1),
-    )

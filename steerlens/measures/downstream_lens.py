@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from steerlens._door import checked, number, prompts_or_pairs, whole
 from steerlens._encode import Encoder
 from steerlens._fingerprint import identify
 from steerlens._hooked_route import last_token_resid
+from steerlens._readout import logits_at
 from steerlens._results import Result
 from steerlens._rows import listed
 from steerlens._stats import mean_interval
@@ -24,7 +27,8 @@ from steerlens.measures.activations import isotropic_directions
 from steerlens.measures.effect import check_unseen
 from steerlens.measures.logit_lens import check_listed, token_text
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import Positions, added_at, check_batch_size, check_model, check_positions, logits_at
+from steerlens.resid import Positions
+from steerlens.shapes import in_float64
 from steerlens.vector import SteeringVector, check_fits
 
 
@@ -47,10 +51,16 @@ class DownstreamLens(Result):
     """log p of the same tokens, unsteered, in nats"""
     random_largest: Float[np.ndarray, " draw"]
     """the largest |mean change| of the whole vocabulary under random directions of the same norm, in nats"""
-    prompts: tuple[str, ...]
+    prompts: Annotated[tuple[str, ...], "prompt"]
     data: str
     seen_pairs: int = 0
     """how many of the pairs trained or selected the vector; above 0 only with allow_seen=True"""
+
+    def __post_init__(self) -> None:
+        if self.changes.shape[-1] != len(self.top) + len(self.bottom):
+            raise MeasureError(
+                f"{len(self.top)} and {len(self.bottom)} tokens with changes of {self.changes.shape[-1]}; expected one of each"
+            )
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -98,6 +108,7 @@ class DownstreamLens(Result):
         )
 
 
+@checked(MeasureError, prompts=prompts_or_pairs, k=whole(), min_nats=number(infinite=True))
 def downstream_lens(
     model: HookedTransformer,
     vector: SteeringVector,
@@ -138,13 +149,8 @@ def downstream_lens(
         MeasureError: pairs that trained or selected the vector, no prompts, one beyond the context, or too few tokens
             for k.
     """
-    model = check_model(model)
     check_fits(vector, identify(model))
-    check_positions(positions)
     check_listed(model, k)
-    check_batch_size(batch_size)
-    if not (isinstance(multiplier, (int, float)) and math.isfinite(multiplier)) or n_random < 0:
-        raise MeasureError(f"multiplier={multiplier!r}, n_random={n_random!r}; expected a finite number, and 0 or more")
     seen = 0
     if isinstance(prompts, PreferencePairs):
         seen = check_unseen([vector], prompts, allow_seen=allow_seen)
@@ -212,26 +218,27 @@ def _final_streams(
 ) -> list[Float[Tensor, "prompt d_model"]]:
     """The residual stream after the last block at each prompt's last token, with each vector added after the layer."""
     order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
-    found = [torch.zeros(len(tokens), model.cfg.d_model) for _ in added]
+    found = [torch.zeros(len(tokens), model.cfg.d_model, dtype=torch.float32, device="cpu") for _ in added]
     jobs = [(start, i) for start in range(0, len(order), batch_size) for i in range(len(added))]
     for start, i in tqdm(jobs, desc="downstream lens", unit="batch", disable=not progress, leave=False):
-        rows, vector = order[start : start + batch_size], added[i].to(model.cfg.device)
-
-        def add(resid: Tensor, vector: Tensor = vector) -> Tensor:
-            # The prompts are padded on the left: the last position is every prompt's last token.
-            first = 0 if positions == "all" else resid.shape[1] - 1
-            return torch.cat([resid[:, :first], resid[:, first:] + vector.to(resid)], 1)
-
-        with added_at(model, layer, add):
-            last = last_token_resid(model, [tokens[row] for row in rows], model.cfg.n_layers - 1, batch_size=batch_size)
-        found[i][rows] = last.float()
+        rows = order[start : start + batch_size]
+        last = last_token_resid(
+            model,
+            [tokens[row] for row in rows],
+            model.cfg.n_layers - 1,
+            batch_size=batch_size,
+            added=added[i].to(model.cfg.device),
+            at=layer,
+            positions=positions,
+        )
+        found[i][rows] = last.float().cpu()
     return found
 
 
 @torch.no_grad()
 def _log_probs(model: HookedTransformer, resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
     logits = logits_at(model, resid.to(model.cfg.device, model.cfg.dtype))
-    return (logits.cpu() if logits.device.type == "mps" else logits).double().log_softmax(-1)
+    return in_float64(logits).log_softmax(-1)
 
 
 def _mean_log_probs(model: HookedTransformer, final: Tensor, batch_size: int) -> Float[np.ndarray, " d_vocab"]:

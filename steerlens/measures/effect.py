@@ -1,29 +1,34 @@
 """Preference shift: how far a vector moves held-out pairs, over multipliers.
 
 x(m, v) of the BiPO paper (arXiv 2406.00045v2, equation 3, with m for d), and what it hides: summed nats grow with a
-response's length, and damage moves both signs of a vector the same way.
+response's length, and a margin rises as well where both responses become less likely and the rejected one more so. Text that
+breaks does that: so log p(chosen) and log p(rejected) stand beside every margin.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import checked_positions
+from steerlens._door import checked
 from steerlens._fingerprint import identify
 from steerlens._results import Result
 from steerlens._scores import PairScorer
 from steerlens._stats import mean_interval
 from steerlens.errors import MeasureError
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import Positions, check_model, check_positions
+from steerlens.resid import Positions
 from steerlens.vector import SteeringVector, check_fits, union_seen
 
-Quantity = Literal["values", "per_token", "odd", "even", "odd_per_token", "even_per_token"]
+Quantity = Literal[
+    "values", "per_token", "odd", "even", "odd_per_token", "even_per_token", "chosen", "rejected", "even_chosen", "even_rejected"
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +39,7 @@ class PreferenceShift(Result):
     """the vector's name in figures"""
     norm: float
     """the vector's norm at multiplier 1, in units of the residual stream"""
-    multipliers: tuple[float, ...]
+    multipliers: Annotated[tuple[float, ...], "multiplier"]
     chosen: Float[np.ndarray, "pair multiplier"]
     """log p(chosen) steered less unsteered, nats"""
     rejected: Float[np.ndarray, "pair multiplier"]
@@ -42,7 +47,7 @@ class PreferenceShift(Result):
     chosen_tokens: Int[np.ndarray, " pair"]
     """tokens of each chosen response, its end of turn included"""
     rejected_tokens: Int[np.ndarray, " pair"]
-    prompts: tuple[str, ...]
+    prompts: Annotated[tuple[str, ...], "pair"]
     positions: Positions
     data: str
     seen_pairs: int = 0
@@ -79,8 +84,21 @@ class PreferenceShift(Result):
 
     @property
     def even(self) -> Float[np.ndarray, "pair positive"]:
-        """[x(m) + x(-m)] / 2 in nats: what either sign does; damage, and the lengths it favours."""
+        """[x(m) + x(-m)] / 2 in nats: what either sign does to the margin, such as favouring short responses.
+
+        It is no measure of damage, which lowers both responses and largely cancels in their difference: see `even_chosen`.
+        """
         return self._halves(self.values, 1)
+
+    @property
+    def even_chosen(self) -> Float[np.ndarray, "pair positive"]:
+        """What either sign does to log p(chosen), in nats; damage lowers both this and `even_rejected`."""
+        return self._halves(self.chosen, 1)
+
+    @property
+    def even_rejected(self) -> Float[np.ndarray, "pair positive"]:
+        """What either sign does to log p(rejected), in nats."""
+        return self._halves(self.rejected, 1)
 
     @property
     def odd_per_token(self) -> Float[np.ndarray, "pair positive"]:
@@ -91,6 +109,39 @@ class PreferenceShift(Result):
     def even_per_token(self) -> Float[np.ndarray, "pair positive"]:
         """`even` in nats per token."""
         return self._halves(self.per_token, 1)
+
+    @property
+    def wrong_way(self) -> Float[np.ndarray, " multiplier"]:
+        """The share of pairs whose margin moved against the multiplier's sign; 0 at multiplier 0."""
+        return (self.values * np.sign(self.multipliers) < 0).mean(0)
+
+    @property
+    def both_fall(self) -> Bool[np.ndarray, " multiplier"]:
+        """Whether both responses become less likely: the means of log p(chosen) and of log p(rejected) both fall.
+
+        Both means lie below 0 with the upper ends of their 95% intervals (of a single pair, which has no interval, the means).
+        """
+        ends = [(self.mean(side), self.interval(side)[1]) for side in ("chosen", "rejected")]
+        return np.logical_and(*(np.where(np.isnan(high), mean, high) < 0 for mean, high in ends))
+
+    @property
+    def verdict(self) -> str:
+        """Where both responses become less likely, as a sentence; empty where they never do."""
+        at = [i for i in np.argsort(self.multipliers) if self.both_fall[i]]
+        if not at:
+            return ""
+        told = ", ".join(f"{self.multipliers[i]:+g}" for i in at)
+        worst = min(at, key=lambda i: float(self.chosen[:, i].mean()))
+        return (
+            f"BOTH FALL at {told}: chosen and rejected responses both become less likely there (at {self.multipliers[worst]:+g} by "
+            f"{-self.mean('chosen')[worst]:.3g} and {-self.mean('rejected')[worst]:.3g} nats), so the margin tells which of them "
+            "loses less: read what the model writes"
+        )
+
+    def columns(self, quantity: Quantity) -> tuple[float, ...]:
+        """The multipliers that a quantity's columns belong to: all, or of odd and even parts the positive ones."""
+        check_quantity(quantity)
+        return self.odd_multipliers if quantity.startswith(("odd", "even")) else self.multipliers
 
     def mean(self, quantity: Quantity = "values") -> Float[np.ndarray, " multiplier"]:
         """The mean over pairs."""
@@ -118,21 +169,24 @@ class PreferenceShift(Result):
                 "rejected_nats": self.rejected.ravel(),
                 "shift_nats": self.values.ravel(),
                 "shift_nats_per_token": self.per_token.ravel(),
+                "wrong_way": (self.values * np.sign(self.multipliers) < 0).ravel(),
             }
         )
 
     def __repr__(self) -> str:
         low, high = self.interval()
-        cells = [
-            f"{m:+g}: {mean:+.2f} [{a:+.2f}, {b:+.2f}]"
-            for m, mean, a, b in zip(self.multipliers, self.mean(), low, high, strict=True)
+        chosen, rejected = self.mean("chosen"), self.mean("rejected")
+        lines = [
+            f"  {m:+g}: {mean:+.2f} [{low[i]:+.2f}, {high[i]:+.2f}], log p(chosen) {chosen[i]:+.2f}, log p(rejected) "
+            f"{rejected[i]:+.2f}; {self.wrong_way[i]:.0%} of pairs the wrong way{'; BOTH FALL' if self.both_fall[i] else ''}"
+            for i, (m, mean) in enumerate(zip(self.multipliers, self.mean(), strict=True))
         ]
         seen = f", {self.seen_pairs} of them SEEN in training" if self.seen_pairs else ""
-        return (
-            f"PreferenceShift({self.label}, {len(self.prompts)} pairs of {self.data}{seen}; nats at "
-            + ", ".join(cells)
-            + ")"
+        head = (
+            f"PreferenceShift({self.label}, {len(self.prompts)} pairs of {self.data}{seen}; shift of the margin in nats"
         )
+        verdict = [f"  {self.verdict}"] if self.verdict else []
+        return "\n".join([head, *verdict, *lines]) + ")"
 
 
 def check_quantity(quantity: object) -> None:
@@ -141,6 +195,7 @@ def check_quantity(quantity: object) -> None:
         raise MeasureError(f"quantity={quantity!r} is not known; expected one of {get_args(Quantity)}")
 
 
+@checked(MeasureError)
 def preference_shift(
     model: HookedTransformer,
     vector: SteeringVector,
@@ -167,10 +222,9 @@ def preference_shift(
         MeasureError: pairs trained or selected the vector, or a multiplier is not finite.
         VectorError: the vector does not fit the model.
     """
-    model = check_model(model)
     check_fits(vector, identify(model))
-    scorer = PairScorer(model, pairs.encode(model), vector.layer, batch_size=batch_size, progress=progress)
     seen = check_unseen([vector], pairs, allow_seen=allow_seen)
+    scorer = PairScorer(model, pairs.encode(model), vector.layer, batch_size=batch_size, progress=progress)
     return shift_on(scorer, vector, pairs, multipliers, positions, seen_pairs=seen, progress=progress)
 
 
@@ -186,7 +240,7 @@ def shift_on(
     progress: bool = False,
 ) -> PreferenceShift:
     """`preference_shift` with the pairs' lower half already computed, for many vectors at one layer."""
-    check_positions(positions)
+    positions = checked_positions(positions)
     try:
         fits = len(multipliers) and len(set(multipliers)) == len(multipliers) and all(map(math.isfinite, multipliers))
     except TypeError:
@@ -210,6 +264,16 @@ def shift_on(
         positions=positions,
         data=pairs.provenance,
         seen_pairs=seen_pairs,
+    )
+
+
+def joined(shifts: Sequence[PreferenceShift]) -> PreferenceShift:
+    """One vector's shifts of the same pairs at several multipliers."""
+    return replace(
+        shifts[0],
+        multipliers=tuple(m for shift in shifts for m in shift.multipliers),
+        chosen=np.concatenate([shift.chosen for shift in shifts], axis=1),
+        rejected=np.concatenate([shift.rejected for shift in shifts], axis=1),
     )
 
 

@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +10,21 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import checked_count, checked_list, shown
+from steerlens._door import checked, flag
 from steerlens._encode import EncodedPair, Encoder
+from steerlens._pieces import pieces, token_name
+from steerlens._readout import sum_logprobs
 from steerlens._scores import choose_route
 from steerlens._templates import render
+from steerlens._whole_route import logits_from, whole_pass
 from steerlens.errors import PairsError
 from steerlens.measures import _inspection_checks as checks
 from steerlens.measures.inspection import EncodedExample, Inspection
 from steerlens.pairs import SPLITS, PreferencePairs
-from steerlens.resid import check_batch_size, check_model
 
 
+@checked(PairsError, "examples", margin=flag)
 def inspect(
     model: HookedTransformer,
     pairs: PreferencePairs,
@@ -55,21 +59,20 @@ def inspect(
         PairsError: no pairs, pairs with rejected_prompts, an example that is not there, or a text that can't be encoded.
         ModelError: no HookedTransformer.
     """
-    model = check_model(model)
-    check_batch_size(batch_size)
-    if not len(pairs) or pairs.rejected_prompts is not None:
+    if pairs.rejected_prompts is not None:
         raise PairsError(
             f"{pairs!r}: expected at least one pair whose two responses answer the same prompt (no rejected_prompts)"
         )
     encoder = Encoder(model, pairs.template, pairs.system_prompt)
     encoded = [encoder.pair(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
     turns = [render(model.tokenizer, prompt, pairs.template, pairs.system_prompt) for prompt in pairs.prompts]
-    material = checks.Material(model, pairs, turns, encoded, encoder.end_of_turn())
+    material = checks.Material(model, pairs, turns, encoded, encoder.end_of_turn(pairs.prompts[0]))
     fits = [i for i, pair in enumerate(encoded) if pair.length <= model.cfg.n_ctx]
+    wanted = _chosen_examples(examples, len(pairs), fits)
     nats = np.full((len(pairs), 2), np.nan)
     if margin and fits:
         nats[fits] = _log_probs(model, [encoded[i] for i in fits], batch_size, progress)
-    shown = [_example(model, pairs.rows[i], encoded[i]) for i in _chosen_examples(examples, len(pairs), fits)]
+    shown = [_example(model, pairs.rows[i], encoded[i]) for i in wanted]
     ends = [side[-1] for example in shown for side in (example.chosen_nats, example.rejected_nats)]
     end_nats = float(np.median(ends)) if ends else float("nan")
     lengths = {name: np.array([len(getattr(p, name)) for p in encoded]) for name in ("prompt", "chosen", "rejected")}
@@ -84,7 +87,7 @@ def inspect(
         template=_template_words(material),
         system_prompt=_system_words(material),
         bos=_bos_words(material),
-        end_of_turn=str(material.tokenizer.convert_ids_to_tokens(material.end)),
+        end_of_turn=token_name(material.tokenizer, material.end),
         end_nats=end_nats,
         n_ctx=int(model.cfg.n_ctx),
         prompt_tokens=lengths["prompt"],
@@ -124,22 +127,22 @@ def _log_probs(
             rows = order[start : start + batch_size]
             batch = [encoded[i] for i in rows]
             resid = route.resid(batch, [last])[0]
-            nats[rows] = route.logprobs(batch, resid, last, None, "all").double().cpu().numpy()
+            nats[rows] = route.logprobs(batch, resid, last, None, "all").cpu().double().numpy()
             bar.update(len(rows))
     return nats
 
 
 def _chosen_examples(wanted: int | Sequence[int], n: int, fits: Sequence[int]) -> list[int]:
     """Indices of the pairs to show."""
-    if isinstance(wanted, int):
-        count = max(0, min(wanted, len(fits)))
+    if not hasattr(wanted, "__len__"):
+        count = min(checked_count("examples", wanted, error=PairsError, least=0), len(fits))
         return [fits[round(i * (len(fits) - 1) / max(1, count - 1))] for i in range(count)]
-    missing = [i for i in wanted if not 0 <= i < n or i not in fits]
+    listed = checked_list("examples", wanted, error=PairsError, of="indices into the pairs", least=0)
+    rows = [checked_count(f"examples[{i}]", row, error=PairsError, least=0) for i, row in enumerate(listed)]
+    missing = [row for row in rows if row not in fits]
     if missing:
-        raise PairsError(
-            f"examples={list(wanted)!r:.80}: there is no pair {missing[0]} that fits; expected 0 to {n - 1}"
-        )
-    return list(wanted)
+        raise PairsError(f"examples={shown(wanted)}: there is no pair {missing[0]} that fits; expected 0 to {n - 1}")
+    return rows
 
 
 def _example(model: HookedTransformer, row: int, pair: EncodedPair) -> EncodedExample:
@@ -154,36 +157,17 @@ def _example(model: HookedTransformer, row: int, pair: EncodedPair) -> EncodedEx
 @torch.no_grad()
 def _token_log_probs(model: HookedTransformer, prompt: Sequence[int], response: Sequence[int]) -> tuple[float, ...]:
     """log p of each of a response's tokens, in nats, by the model's own forward pass."""
-    tokens = torch.tensor([[*prompt, *response]], device=str(model.cfg.device))
-    # The mask says that no token is padding: pad may be the end of a turn.
-    logits = model(tokens, attention_mask=torch.ones_like(tokens))[0, len(prompt) - 1 : -1]
-    nats = logits.float().log_softmax(-1).gather(1, tokens[0, len(prompt) :, None])[:, 0]
-    return tuple(nats.tolist())
-
-
-def pieces(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
-    """Each token's part of the decoded text; its own name where it is only a part of a character."""
-
-    def decoded(start: int, end: int) -> str:
-        return tokenizer.decode(list(ids[start:end]), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    found, before, start, last = list[str](), "", 0, 0
-    for i, token in enumerate(ids):
-        text = decoded(start, i + 1)
-        whole = text.startswith(before) and len(text) > len(before) and not text.endswith("\N{REPLACEMENT CHARACTER}")
-        found.append(text[len(before) :] if whole else str(tokenizer.convert_ids_to_tokens(int(token))))
-        before = text
-        if whole:  # read on from behind this token: reading from the start again would take quadratic time
-            start, last = last, i + 1
-            before = decoded(start, last)
-    return tuple(found)
+    final, _ = whole_pass(model, [*prompt, *response])
+    token = torch.tensor(response, device=final.device)
+    each = torch.arange(len(token), device=final.device)
+    return tuple(sum_logprobs(logits_from(model, final, len(prompt) - 1)[:-1], token, each, len(token)).tolist())
 
 
 def _first_tokens(m: checks.Material) -> list[tuple[str, int, int]]:
     """The five most one-sided first tokens: (text, chosen, rejected)."""
     chosen, rejected = Counter(p.chosen[0] for p in m.encoded), Counter(p.rejected[0] for p in m.encoded)
     order = sorted(chosen | rejected, key=lambda t: (-abs(chosen[t] - rejected[t]), t))
-    return [(m.tokenizer.decode([t]), chosen[t], rejected[t]) for t in order[:5]]
+    return [(pieces(m.tokenizer, [t])[0], chosen[t], rejected[t]) for t in order[:5]]
 
 
 def _openings(pairs: PreferencePairs) -> dict[str, tuple[int, int]]:

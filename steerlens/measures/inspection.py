@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,10 @@ class EncodedExample(Stored):
     row: int
     """the pair's 0-based row in what the pairs were made from"""
     prompt: tuple[str, ...]
-    chosen: tuple[str, ...]
-    rejected: tuple[str, ...]
-    chosen_nats: tuple[float, ...]
-    rejected_nats: tuple[float, ...]
+    chosen: Annotated[tuple[str, ...], "chosen"]
+    rejected: Annotated[tuple[str, ...], "rejected"]
+    chosen_nats: Annotated[tuple[float, ...], "chosen"]
+    rejected_nats: Annotated[tuple[float, ...], "rejected"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +34,8 @@ class Inspection(Result):
 
     model: str
     data: str
-    rows: tuple[int, ...]
-    prompts: tuple[str, ...]
+    rows: Annotated[tuple[int, ...], "pair"]
+    prompts: Annotated[tuple[str, ...], "pair"]
     template: str
     """the template used: "chat template" (the tokenizer's), "plain", "llama-2", "mistral", "vicuna" or "a function" """
     system_prompt: str

@@ -7,11 +7,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from steerlens._arguments import checked_level
+from steerlens._door import checked, kind
 from steerlens._results import Result, Stored
 from steerlens._stats import mean_interval, paired_difference, rate_interval
 from steerlens.errors import MeasureError
@@ -37,17 +40,17 @@ class Unjudged(Stored):
 
 @dataclass(frozen=True, eq=False)
 class Judged(Result):
-    """A judge's score of every answer. At multiplier 0 all vectors share the unsteered answers and their scores."""
+    """A judge's score of every answer. At multiplier 0 all vectors share greedy unsteered answers and their scores."""
 
     judge: str
     scale: tuple[float, float]
     """the lowest and the highest score"""
-    labels: tuple[str, ...]
+    labels: Annotated[tuple[str, ...], "vector"]
     """the vectors' names in figures"""
-    norms: tuple[float, ...]
+    norms: Annotated[tuple[float, ...], "vector"]
     """the vectors' norms at multiplier 1, in units of the residual stream"""
-    multipliers: tuple[float, ...]
-    prompts: tuple[str, ...]
+    multipliers: Annotated[tuple[float, ...], "multiplier"]
+    prompts: Annotated[tuple[str, ...], "prompt"]
     scores: Float[np.ndarray, "prompt vector multiplier sample"]
     """NaN where an answer could not be judged"""
     unjudged: tuple[Unjudged, ...]
@@ -81,6 +84,7 @@ class Judged(Result):
 
         A bootstrap; where every prompt's score is 0 or 1 on a scale of 0 to 1, a rate's interval after Clopper and Pearson.
         """
+        level = checked_level(level)
         found = [[_interval(self.values[:, j, m], self.scale, level) for m in range(len(self.multipliers))]
                  for j in range(len(self.labels))]  # fmt: skip
         low, high = np.moveaxis(np.array(found, dtype=float), -1, 0)
@@ -102,17 +106,19 @@ class Judged(Result):
 
         Paired: over the prompts judged in both, with a bootstrap over those prompts.
         """
-        rows = []
+        rows, level = [], checked_level(level)
         for m, multiplier in enumerate(self.multipliers):
             if multiplier == 0:
                 continue
             columns = {label: self.values[:, j, m] for j, label in enumerate(self.labels)}
-            compared = list(combinations(columns, 2))
+            compared = [(one, other, columns[one], columns[other]) for one, other in combinations(columns, 2)]
             if 0 in self.multipliers:
-                columns["unsteered"] = self.values[:, 0, self.multipliers.index(0)]
-                compared += [(label, "unsteered") for label in self.labels]
-            for one, other in compared:
-                found = _difference(columns[one], columns[other], level)
+                base = self.values[
+                    :, :, self.multipliers.index(0)
+                ]  # sampled, it was drawn as each vector's own answers
+                compared += [(x, "unsteered", columns[x], base[:, j]) for j, x in enumerate(self.labels)]
+            for one, other, values, others in compared:
+                found = _difference(values, others, level)
                 rows.append({"vector": one, "less": other, "multiplier": multiplier} | found)
         return pd.DataFrame(rows, columns=["vector", "less", "multiplier", "difference", "low", "high", "prompts"])
 
@@ -152,6 +158,7 @@ class Judged(Result):
         )
 
 
+@checked(MeasureError, "judge", answers=kind(Answers, "sl.answers(...)"))
 def judge(answers: Answers, judge: Judge) -> Judged:
     """A judge's score of every answer; the judge sees prompts and answers, not what steered them.
 
@@ -200,6 +207,7 @@ def judge(answers: Answers, judge: Judge) -> Judged:
     )
 
 
+@checked(MeasureError, answers=kind(Answers, "sl.answers(...)"))
 def attack_success(answers: Answers) -> Judged:
     """The share of answers that say something and don't open with a refusal, with Clopper and Pearson's intervals.
 

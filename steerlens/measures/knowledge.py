@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from transformer_lens import HookedTransformer
 
+from steerlens._door import checked, one_of
 from steerlens._labels import Vectors
 from steerlens._results import Result
 from steerlens.errors import MeasureError
@@ -63,6 +64,7 @@ class Knowledge(Result):
         return "\n  ".join([head, *rows])
 
 
+@checked(MeasureError, form=one_of(ChoiceForm))
 def knowledge(
     model: HookedTransformer,
     vectors: Vectors,

@@ -11,12 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from steerlens._door import checked, whole
 from steerlens._fingerprint import identify
+from steerlens._parts import check_readable
 from steerlens._results import Result
 from steerlens.errors import MeasureError
 from steerlens.measures.activations import covariances, isotropic_directions
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import check_model
 from steerlens.vector import SteeringVector, check_fits
 
 AT_ONCE = 8192  # tokens of the vocabulary
@@ -46,6 +47,11 @@ class LogitLens(Result):
     """what random directions were drawn: "isotropic" or "random (covariance)" """
     null_max_z: Float[np.ndarray, " draw"] = field(default_factory=lambda: np.zeros(0))
     """the largest |z| of the whole vocabulary, of each random direction"""
+
+    def __post_init__(self) -> None:
+        for side, z in ((self.top, self.top_z), (self.bottom, self.bottom_z)):
+            if z and len(z) != len(side):
+                raise MeasureError(f"{len(z)} z-scores of {len(side)} tokens; expected one of each, or none")
 
     @property
     def expected_max_z(self) -> float:
@@ -80,6 +86,7 @@ class LogitLens(Result):
         )
 
 
+@checked(MeasureError, k=whole(), n_null=whole(least=100))
 def logit_lens(
     model: HookedTransformer,
     vector: SteeringVector,
@@ -111,19 +118,18 @@ def logit_lens(
 
     Raises:
         VectorError: the vector does not fit the model.
+        ModelError: the final norm or the unembedding is not TransformerLens's own, or a hook is on it.
         MeasureError: the vector is zero, k is not from 1 to half of the vocabulary, under 100 random directions, or both pairs
             and texts.
 
     Source:
         nostalgebraist 2020, "interpreting GPT: the logit lens".
     """
-    model = check_model(model)
     check_fits(vector, identify(model))
     check_listed(model, k)
-    if n_null < 100 or (pairs is not None and texts is not None):
-        raise MeasureError(
-            f"n_null={n_null!r} with pairs= or texts=: expected at least 100, and one of the two or neither"
-        )
+    check_readable(model, "ln_final", "unembed")
+    if pairs is not None and texts is not None:
+        raise MeasureError("expected one of the two or neither: pairs=, or texts=")
     direction = visible_direction(model, vector)
     material = pairs if texts is None else texts
     if material is None:
@@ -152,7 +158,7 @@ def logit_lens(
 
 def check_listed(model: HookedTransformer, k: int) -> None:
     """Raise MeasureError unless the vocabulary has k tokens for either side of a list."""
-    if not 1 <= k <= model.cfg.d_vocab // 2:
+    if k > model.cfg.d_vocab // 2:
         raise MeasureError(f"k={k}; expected from 1 to {model.cfg.d_vocab // 2}, half of the vocabulary")
 
 
@@ -188,7 +194,7 @@ def _noise(
     """Each token's standard deviation between random directions, and the largest |z| of each of these."""
     directions, dimensions = torch.from_numpy(drawn).float(), drawn.shape[1] - (identify(model).normalization == "LN")
     mean = torch.stack([rows.sum(1) for rows in _unembedding(model)]).sum(0) / model.W_U.shape[1]
-    sds, largest = [], torch.zeros(len(drawn), dtype=torch.float64)
+    sds, largest = [], torch.zeros(len(drawn), dtype=torch.float64, device="cpu")
     for rows in _unembedding(model):
         rows = rows - mean[:, None]
         squares = (directions.to(rows) @ rows).square().cpu().double()

@@ -3,6 +3,7 @@
 import numpy as np
 from transformer_lens import HookedTransformer
 
+from steerlens._door import checked
 from steerlens._fingerprint import identify
 from steerlens._scores import PairScorer
 from steerlens._tuned import TunedModel
@@ -12,6 +13,7 @@ from steerlens.pairs import PreferencePairs
 from steerlens.resid import check_model
 
 
+@checked(MeasureError, "tuned")
 def margin_shift(
     model: HookedTransformer,
     tuned: TunedModel | HookedTransformer,

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,9 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import checked_level
+from steerlens._door import KNOWN, checked, flag, number, one_of, or_none, two_multipliers
+from steerlens._ends import Stop
 from steerlens._fingerprint import identify
 from steerlens._results import Result
 from steerlens._scores import PairScorer
@@ -27,7 +30,7 @@ from steerlens.measures._search import Items, Search
 from steerlens.measures._text_kl import TextKL
 from steerlens.measures.effect import check_unseen
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import Positions, check_model, check_positions
+from steerlens.resid import Positions
 from steerlens.vector import SteeringVector, check_fits, check_same_space
 
 By = Literal["norm", "kl", "perplexity", "shift"]
@@ -72,6 +75,7 @@ class Match(Result):
 
     def interval(self, *, level: float = 0.95) -> tuple[float, float]:
         """Bootstrap interval of the value over texts, prompts or pairs, (low, high); the value itself for norms."""
+        level = checked_level(level)
         if self.by == "norm":
             return self.value, self.value
         low, high = mean_interval(self._at_match[:, None], level=level)
@@ -116,6 +120,16 @@ class Match(Result):
         )
 
 
+@checked(
+    MeasureError,
+    between=two_multipliers,
+    model=or_none(KNOWN["model"]),
+    target=number(),
+    by=one_of(By),
+    like_multiplier=number(),
+    both_signs=flag,
+    tolerance=number(above=0, below=1),
+)
 def match_multiplier(
     model: HookedTransformer | None,
     vector: SteeringVector,
@@ -130,6 +144,7 @@ def match_multiplier(
     prompts: Sequence[str] | None = None,
     positions: Positions = "all",
     max_new_tokens: int = 60,
+    stop: Stop | None = None,
     tolerance: float = 0.02,
     between: tuple[float, float] = (1 / 64, 64.0),
     label: str | None = None,
@@ -150,7 +165,7 @@ def match_multiplier(
             held-out `pairs`, in nats.
         both_signs: for "kl" and "perplexity": match the mean over m and -m. What a vector does is told from both signs, and it
             often costs more one way than the other.
-        texts, prompts, max_new_tokens: for "kl" and for "perplexity", as in `side_effects`.
+        texts, prompts, max_new_tokens, stop: for "kl" and for "perplexity", as in `side_effects`.
         positions: "all", or "response", of answers and pairs.
         tolerance: how far the value may be from the target, as a share of the target's distance from the unsteered model.
         between: the smallest and the largest multiplier that may be tried.
@@ -163,7 +178,7 @@ def match_multiplier(
             reaches, a value that jumps over it, no pairs for "shift", or pairs that trained a vector.
         VectorError: the vectors belong to different weights, do not fit the model, or are zero.
     """
-    _check(vector, like, target, by, tolerance, between)
+    _check(vector, like, target)
     if both_signs and by not in ("kl", "perplexity"):
         raise MeasureError(f"both_signs=True with by={by!r}; expected 'kl' or 'perplexity', which both signs raise")
     norm = vector.effective.norm
@@ -173,14 +188,14 @@ def match_multiplier(
         return _by_norm(about, wanted if target is None else float(target))
     if model is None:
         raise MeasureError(f"by={by!r} is measured on a model: pass it, or match by='norm'")
-    check_positions(positions)
     for one in (vector, like):
         if one is not None:
-            check_fits(one, identify(check_model(model)))
+            check_fits(one, identify(model))
     if by == "kl":
         measure = _kl_on(model, [v for v in (vector, like) if v is not None], texts, batch_size)
     elif by == "perplexity":
-        measure = _nats_of(model, prompts, positions, max_new_tokens)
+        asked = prompts_for(model, prompts)
+        measure = _nats_of(GreedyAnswers(model, asked, max_new_tokens, positions=positions, stop=stop))
     else:
         measure = _shift_on(model, vector, like, pairs, positions, allow_seen=allow_seen, batch_size=batch_size)
     if both_signs:
@@ -269,10 +284,7 @@ def _kl_on(
     return lambda v, m: reader.kl(v, [m])[0]
 
 
-def _nats_of(
-    model: HookedTransformer, prompts: Sequence[str] | None, positions: Positions, max_new_tokens: int
-) -> Measured:
-    asked = GreedyAnswers(model, prompts_for(model, prompts), max_new_tokens, positions=positions)
+def _nats_of(asked: GreedyAnswers) -> Measured:
     return lambda v, m: np.array([answer.nats for answer in asked.answers(v, [m])[0]])
 
 
@@ -304,22 +316,9 @@ def _value(by: By, items: Items) -> float:
     return math.exp(items.mean()) if by == "perplexity" else float(items.mean())
 
 
-def _check(
-    vector: SteeringVector,
-    like: SteeringVector | None,
-    target: float | None,
-    by: object,
-    tolerance: float,
-    between: tuple[float, float],
-) -> None:
-    if by not in get_args(By):
-        raise MeasureError(f"by={by!r} is not known; expected one of {get_args(By)}")
+def _check(vector: SteeringVector, like: SteeringVector | None, target: float | None) -> None:
     if (like is None) == (target is None):
         raise MeasureError("expected one of the two: like=another vector, or target=a number")
-    if not 0 < tolerance < 1 or not 0 < between[0] < between[1]:
-        raise MeasureError(
-            f"tolerance={tolerance!r}, between={between!r}; expected a share above 0 and below 1, and two multipliers above 0"
-        )
     check_same_space(*(v for v in (vector, like) if v is not None))
     for one in (vector, like):
         if one is not None and not one.effective.norm > 0:

@@ -2,10 +2,11 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 
 from steerlens._results import Result
@@ -21,6 +22,7 @@ PerOption = Float[np.ndarray, "vector multiplier option"]
 PerQuestion = Float[np.ndarray, "vector multiplier question"]
 PerVector = Float[np.ndarray, "vector multiplier"]
 PerMultiplier = Float[np.ndarray, " multiplier"]
+_BY_QUESTION = "vector multiplier question -> question (vector multiplier)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +32,11 @@ class OptionScores(Result):
     RATES: ClassVar[frozenset[Quantity]]
     """quantities that are 0 or 1 for each question"""
 
-    labels: tuple[str, ...]
+    labels: Annotated[tuple[str, ...], "vector"]
     """the vectors' names in figures"""
-    norms: tuple[float, ...]
+    norms: Annotated[tuple[float, ...], "vector"]
     """the vectors' norms at multiplier 1, in units of the residual stream"""
-    multipliers: tuple[float, ...]
+    multipliers: Annotated[tuple[float, ...], "multiplier"]
     logprobs: PerCell
     """log p of the option, nats: of the tokens up to its letter, or of its text"""
     tokens: Int[np.ndarray, " cell"]
@@ -45,11 +47,11 @@ class OptionScores(Result):
     """by how many places the options were moved on"""
     option: Int[np.ndarray, " cell"]
     """which of the question's options, as it came"""
-    questions: tuple[str, ...]
-    options: tuple[tuple[str, ...], ...]
-    correct: tuple[tuple[int, ...], ...]
+    questions: Annotated[tuple[str, ...], "item"]
+    options: Annotated[tuple[tuple[str, ...], ...], "item"]
+    correct: Annotated[tuple[tuple[int, ...], ...], "item"]
     """the right options, or those that show the behaviour; the best one first"""
-    categories: tuple[str, ...] | None
+    categories: Annotated[tuple[str, ...], "item"] | None
     form: str
     positions: Positions
     data: str
@@ -86,7 +88,7 @@ class OptionScores(Result):
         return self._interval(self.values(quantity), quantity, level)
 
     def _interval(self, values: PerQuestion, quantity: Quantity | None, level: float) -> tuple[PerVector, PerVector]:
-        columns = values.reshape(-1, values.shape[-1]).T
+        columns = rearrange(values, _BY_QUESTION)
         found = rate_interval(columns, level=level) if quantity in self.RATES else mean_interval(columns, level=level)
         return found[0].reshape(values.shape[:-1]), found[1].reshape(values.shape[:-1])
 
@@ -120,8 +122,8 @@ class OptionScores(Result):
         if 0 not in self.multipliers:
             raise MeasureError(f"multipliers {self.multipliers} hold no 0, the unsteered model: measure it too")
         values, base = self.values(quantity), self.multipliers.index(0)
-        columns = values.reshape(-1, values.shape[-1]).T
-        others = np.broadcast_to(values[:, base : base + 1], values.shape).reshape(-1, values.shape[-1]).T
+        unsteered = np.broadcast_to(values[:, base : base + 1], values.shape)
+        columns, others = (rearrange(x, _BY_QUESTION) for x in (values, unsteered))
         mean, low, high = (x.reshape(values.shape[:-1]) for x in paired_difference(columns, others, level=level))
         low[:, base] = high[:, base] = 0.0
         return mean, low, high

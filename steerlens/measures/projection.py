@@ -1,7 +1,7 @@
 """Token projection: how far each token's residual stream lies along a vector."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -9,16 +9,16 @@ import torch
 from jaxtyping import Float
 from transformer_lens import HookedTransformer
 
+from steerlens._door import checked, flag, texts_or_pairs
 from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled
+from steerlens._pieces import pieces
 from steerlens._results import Result, Stored
 from steerlens.errors import MeasureError
 from steerlens.measures.activations import Material, residuals
 from steerlens.measures.effect import check_unseen
-from steerlens.measures.inspect import pieces
 from steerlens.measures.logit_lens import visible_direction
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import check_model
 from steerlens.vector import check_fits
 
 
@@ -28,7 +28,7 @@ class ProjectedText(Stored):
 
     name: str
     """"text 0", "row 3, chosen": rows are those of the pairs"""
-    tokens: tuple[str, ...]
+    tokens: Annotated[tuple[str, ...], "token"]
     response_start: int
     """the index of a pair's first response token; 0 for a text"""
     projections: Float[np.ndarray, "vector token"]
@@ -39,8 +39,8 @@ class ProjectedText(Stored):
 class TokenProjection(Result):
     """The residual stream at every token, dotted with the unit vectors, in units of the residual stream."""
 
-    labels: tuple[str, ...]
-    layers: tuple[int, ...]
+    labels: Annotated[tuple[str, ...], "vector"]
+    layers: Annotated[tuple[int, ...], "vector"]
     texts: tuple[ProjectedText, ...]
     means: Float[np.ndarray, " vector"]
     """the mean projection over all tokens but the first of each text"""
@@ -107,6 +107,7 @@ class TokenProjection(Result):
         return projection_html(self)
 
 
+@checked(MeasureError, texts=texts_or_pairs, centred=flag)
 def token_projection(
     model: HookedTransformer,
     vectors: Vectors,
@@ -136,7 +137,7 @@ def token_projection(
     Source:
         arXiv 2312.06681v4, figure 6.
     """
-    model, named = check_model(model), labelled(vectors)
+    named = labelled(vectors)
     for vector in named.values():
         check_fits(vector, identify(model))
     seen = 0

@@ -7,16 +7,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from steerlens._door import KNOWN, checked, one_of
+from steerlens._ends import Stop
 from steerlens._fingerprint import identify
-from steerlens._generate import check_multipliers
 from steerlens._labels import Vectors, labelled
 from steerlens._results import Result
 from steerlens._stats import mean_interval, paired_difference, rate_interval
@@ -28,7 +30,7 @@ from steerlens.measures._text_kl import TextKL
 from steerlens.measures.choice import ChoiceForm, multiple_choice
 from steerlens.measures.choice_scores import ChoiceScores
 from steerlens.questions import ChoiceQuestions
-from steerlens.resid import Positions, check_model, check_positions
+from steerlens.resid import Positions
 from steerlens.vector import SteeringVector, check_fits
 
 Effect = Literal["kl", "answer_nats", "repetition", "tokens", "ended"]
@@ -43,6 +45,7 @@ PerText = Float[np.ndarray, "vector multiplier text"]
 PerPrompt = Float[np.ndarray, "vector multiplier prompt"]
 PerVector = Float[np.ndarray, "vector multiplier"]
 PerMultiplier = Float[np.ndarray, " multiplier"]
+_BY_ITEM = "vector multiplier item -> item (vector multiplier)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +60,11 @@ class SideEffects(Result):
     `ended`: 1 where the answer ended by itself, else 0.
     """
 
-    labels: tuple[str, ...]
+    labels: Annotated[tuple[str, ...], "vector"]
     """the vectors' names in figures"""
-    norms: tuple[float, ...]
+    norms: Annotated[tuple[float, ...], "vector"]
     """the vectors' norms at multiplier 1, in units of the residual stream"""
-    multipliers: tuple[float, ...]
+    multipliers: Annotated[tuple[float, ...], "multiplier"]
     kl: PerText
     """nats per token"""
     answer_nats: PerPrompt
@@ -69,11 +72,11 @@ class SideEffects(Result):
     repetition: PerPrompt
     tokens: Int[np.ndarray, "vector multiplier prompt"]
     ended: Bool[np.ndarray, "vector multiplier prompt"]
-    texts: tuple[str, ...]
-    text_positions: tuple[int, ...]
+    texts: Annotated[tuple[str, ...], "text"]
+    text_positions: Annotated[tuple[int, ...], "text"]
     """how many positions of each text counted"""
-    prompts: tuple[str, ...]
-    answers: tuple[tuple[tuple[str, ...], ...], ...]
+    prompts: Annotated[tuple[str, ...], "prompt"]
+    answers: Annotated[tuple[tuple[tuple[str, ...], ...], ...], "vector multiplier prompt"]
     """by vector, multiplier and prompt"""
     max_new_tokens: int
     positions: Positions
@@ -94,7 +97,7 @@ class SideEffects(Result):
     def interval(self, quantity: Effect, *, level: float = 0.95) -> tuple[PerVector, PerVector]:
         """The mean's interval, (low, high): a bootstrap over texts or prompts; Clopper and Pearson's for `ended`."""
         values = self.values(quantity)
-        columns = values.reshape(-1, values.shape[-1]).T
+        columns = rearrange(values, _BY_ITEM)
         found = (rate_interval if quantity == "ended" else mean_interval)(columns, level=level)
         return found[0].reshape(values.shape[:-1]), found[1].reshape(values.shape[:-1])
 
@@ -113,7 +116,7 @@ class SideEffects(Result):
         """
         values = self.values(quantity)
         base = values[:, self.unsteered][:, None]
-        columns, others = (np.broadcast_to(x, values.shape).reshape(-1, values.shape[-1]).T for x in (values, base))
+        columns, others = (rearrange(np.broadcast_to(x, values.shape), _BY_ITEM) for x in (values, base))
         mean, low, high = (x.reshape(values.shape[:-1]) for x in paired_difference(columns, others, level=level))
         low[:, self.unsteered] = high[:, self.unsteered] = 0.0
         return mean, low, high
@@ -201,6 +204,7 @@ class SideEffects(Result):
         return "\n  ".join([head, *cells])
 
 
+@checked(MeasureError, quiz=KNOWN["questions"], quiz_form=one_of(ChoiceForm))
 def side_effects(
     model: HookedTransformer,
     vectors: Vectors,
@@ -214,6 +218,7 @@ def side_effects(
     max_new_tokens: int = 60,
     template: Template = "auto",
     system_prompt: str | None = None,
+    stop: Stop | None = None,
     allow_seen: bool = False,
     batch_size: int = 8,
     progress: bool = True,
@@ -231,6 +236,7 @@ def side_effects(
         positions: of the answers: "all" (as BiPO trains), or "response" (from the last prompt token on, as CAA steers).
         max_new_tokens: per answer.
         template, system_prompt: of the prompts, as in `PreferencePairs`.
+        stop: more tokens that end an answer, as in `generate`.
         allow_seen: ask questions of the quiz that trained or selected a vector all the same; the result says so.
         batch_size: texts, or questions, at once.
 
@@ -239,15 +245,13 @@ def side_effects(
         SteeringError: a multiplier is not finite, or a prompt is too long for the model.
         VectorError: a vector does not fit the model.
     """
-    found, identity = labelled(vectors), identify(check_model(model))
+    found, identity = labelled(vectors), identify(model)
     for vector in found.values():
         check_fits(vector, identity)
-    multipliers = check_each_once(multipliers)
-    check_positions(positions)
+    multipliers = tuple(multipliers)
     texts, prompts = texts_for(model, texts), prompts_for(model, prompts)
-    asked = GreedyAnswers(
-        model, prompts, max_new_tokens, positions=positions, template=template, system_prompt=system_prompt
-    )
+    to_answer = {"positions": positions, "template": template, "system_prompt": system_prompt, "stop": stop}
+    asked = GreedyAnswers(model, prompts, max_new_tokens, **to_answer)  # type: ignore[arg-type]
     scores = None
     if quiz is not None:
         to = {"form": quiz_form, "positions": positions, "allow_seen": allow_seen, "batch_size": batch_size}
@@ -268,20 +272,12 @@ def side_effects(
         ended=_each(answers, "ended"),
         texts=tuple(texts),
         text_positions=tuple(reader.positions),
-        prompts=tuple(prompts),
+        prompts=asked.asked.texts,
         answers=tuple(tuple(tuple(a.text for a in row) for row in each) for each in answers),
         max_new_tokens=max_new_tokens,
         positions=positions,
         quiz=scores,
     )
-
-
-def check_each_once(multipliers: Sequence[float]) -> tuple[float, ...]:
-    """Return finite multipliers as a tuple; raise MeasureError where one is named twice."""
-    found = tuple(float(m) for m in check_multipliers(multipliers))
-    if len(set(found)) < len(found):
-        raise MeasureError(f"multipliers={multipliers!r}; expected each once")
-    return found
 
 
 def _answers(

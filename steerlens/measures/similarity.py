@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy import linalg
 from torch import Tensor
 
+from steerlens._arguments import checked_level
 from steerlens._results import Result
 from steerlens._stats import cosine_limit, cosine_p_value
 from steerlens.errors import MeasureError
@@ -29,8 +30,8 @@ class Similarity(Result):
     activations fill few of their dimensions.
     """
 
-    labels: tuple[str, ...]
-    layers: tuple[int, ...]
+    labels: Annotated[tuple[str, ...], "vector"]
+    layers: Annotated[tuple[int, ...], "vector"]
     dimensions: int
     """of the space that the model sees: d_model, less one on LayerNorm models"""
     directions: Mapping[str, Float[np.ndarray, "vector d_model"]]
@@ -89,7 +90,7 @@ class Similarity(Result):
         self, null: Null | None = None, space: Space = "plain", *, level: float = 0.95
     ) -> Float[np.ndarray, "vector vector"]:
         """The |cosine| below which that share of a null's draws lies; the larger of the two ways round."""
-        null = null or self.best_null
+        null, level = null or self.best_null, checked_level(level)
         n = len(self.labels)
         if null == "isotropic":
             return np.full((n, n), cosine_limit(level, self.dimensions))

@@ -14,11 +14,20 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import checked_choice
+from steerlens._encode import check_differ
 from steerlens._fingerprint import ModelIdentity, identify
 from steerlens._resid_store import Cache, check_cache
 from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, TrainingError
-from steerlens.methods._descent import Descent, DescentSettings, check_numbers, read_checkpoint, write_checkpoint
+from steerlens.methods._descent import (
+    Descent,
+    DescentSettings,
+    check_numbers,
+    check_trainable,
+    read_checkpoint,
+    write_checkpoint,
+)
 from steerlens.methods._order import Order, Plan, Sign, drawn_order, given_order, one_sign
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import free_below, make_vector
@@ -50,8 +59,7 @@ class BipoSettings:
 
     def __post_init__(self) -> None:
         check_numbers(self, above_zero=("beta", "epochs", "max_steps", "batch_size", "eval_every", "checkpoint_every"))
-        if self.sign not in get_args(Sign):
-            raise TrainingError(f"sign={self.sign!r} is not known; expected one of {get_args(Sign)}")
+        checked_choice("sign", self.sign, get_args(Sign), error=TrainingError)
         check_cache(self.cache)
         if self.free_lower and self.cache == "recompute":
             raise TrainingError("free_lower=True drops the blocks that cache='recompute' needs: use one of them")
@@ -68,13 +76,7 @@ class TrainingData:
     order: Order | None
 
     def __post_init__(self) -> None:
-        for given in (self.pairs, self.val_pairs):
-            if given is not None and not isinstance(given, PreferencePairs):
-                raise PairsError(
-                    f"got pairs as a {type(given).__name__}; expected sl.PreferencePairs or sl.load_pairs(...)"
-                )
-        if not len(self.pairs) or (self.val_pairs is not None and not len(self.val_pairs)):
-            raise PairsError("there are no pairs to train on, or val_pairs is empty: leave val_pairs out instead")
+        check_trainable(self.model)
         shared = set(self.pairs.fingerprints) & set(() if self.val_pairs is None else self.val_pairs.fingerprints)
         if shared:
             raise PairsError(
@@ -83,8 +85,6 @@ class TrainingData:
 
     def plan(self, seed: int) -> Plan:
         """The rows and signs of every step."""
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise TrainingError(f"seed={seed!r}; expected a whole number")
         if self.order is not None:
             return given_order(self.order, len(self.pairs))
         s = self.settings
@@ -188,6 +188,8 @@ def run_together(
     plans = [data.plan(seed) for _, seed in jobs]
     model_identity = identify(data.model)
     encoded = data.pairs.encode(data.model)
+    if data.settings.method != "supervised":  # which never sees the rejected side
+        check_differ([pair.sides for pair in encoded], data.pairs.rows, data.pairs.provenance, "chosen and rejected")
     val_encoded = [] if data.val_pairs is None else data.val_pairs.encode(data.model)
     identity = _identity(data, layers[0], *jobs[0], plans[0], tokens=_digest([*encoded, "validation", *val_encoded]))
     saved = None if checkpoint is None else read_checkpoint(checkpoint, identity)
@@ -286,7 +288,7 @@ def _identity(
         "seed": seed,
         "plan": _digest(plan),
         "tokens": tokens,
-        "weights": _digest(identify(data.model).fingerprint),
+        "weights": identify(data.model).digest,
         "dtype": str(data.model.cfg.dtype),
         "cache": "fp16" if data.settings.cache == "fp16" else "exact",
     }

@@ -12,15 +12,36 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from steerlens._files import whole_file
+from steerlens._arguments import checked_choice, checked_count, checked_number
+from steerlens._files import check_size, parse_json, whole_file
 from steerlens.errors import TrainingError
 
 Schedule = Literal["cosine", "linear", "constant"]
+OPTIONS = (
+    "beta",
+    "lr",
+    "epochs",
+    "max_steps",
+    "warmup_steps",
+    "schedule",
+    "schedule_steps",
+    "batch_size",
+    "max_grad_norm",
+    "weight_decay",
+    "sign",
+    "eval_every",
+    "patience",
+    "max_norm",
+    "checkpoint_every",
+    "cache",
+)
+"""names that settings check when they are made, before any work"""
 CHECKPOINT = "steerlens.run/1"
+_LARGEST = 500_000_000  # bytes of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -39,8 +60,7 @@ class DescentSettings:
     def __post_init__(self) -> None:
         check_numbers(self, above_zero=("lr", "max_grad_norm", "max_norm", "patience", "schedule_steps"))
         check_numbers(self, from_zero=("warmup_steps", "weight_decay"))
-        if self.schedule not in get_args(Schedule):
-            raise TrainingError(f"schedule={self.schedule!r} is not known; expected one of {get_args(Schedule)}")
+        checked_choice("schedule", self.schedule, get_args(Schedule), error=TrainingError)
 
     def lr_at(self, step: int, steps: int) -> float:
         """The learning rate of a step: linear warm-up from 0, then the schedule down to 0 where it ends."""
@@ -55,18 +75,33 @@ class DescentSettings:
 
 
 def check_numbers(settings: Any, *, above_zero: Sequence[str] = (), from_zero: Sequence[str] = ()) -> None:
-    """Raise TrainingError unless the named fields are finite numbers in range, whole ones where their type says int."""
+    """Make the named fields Python's own finite numbers, whole ones where their type says int; TrainingError for others."""
     kinds = {f.name: f.type for f in fields(settings)}
     for name in (*above_zero, *from_zero):
         value = getattr(settings, name)
         if value is None and "None" in str(kinds[name]):
             continue
-        low = "from" if name in from_zero else "above"
-        fits = not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
-        if not fits or value < 0 or (value == 0 and name in above_zero):
-            raise TrainingError(f"{name}={value!r}; expected a finite number {low} 0")
-        if kinds[name] in (int, int | None) and not isinstance(value, int):
-            raise TrainingError(f"{name}={value!r}; expected a whole number")
+        if kinds[name] in (int, int | None):
+            found: float = checked_count(name, value, error=TrainingError, least=int(name in above_zero))
+        elif name in above_zero:
+            found = checked_number(name, value, error=TrainingError, above=0)
+        else:
+            found = checked_number(name, value, error=TrainingError, least=0)
+        object.__setattr__(settings, name, found)
+
+
+def check_trainable(model: torch.nn.Module) -> None:
+    """Raise TrainingError where PyTorch could give no gradients: under `torch.inference_mode()`, or with weights made there."""
+    if torch.is_inference_mode_enabled():
+        raise TrainingError(
+            "training needs gradients, and torch.inference_mode() leaves none: call it outside of that block, or inside a "
+            "block of torch.inference_mode(False). torch.no_grad() may stay"
+        )
+    if any(weight.is_inference() for weight in model.parameters()):
+        raise TrainingError(
+            "the model was loaded inside torch.inference_mode(), and PyTorch takes no gradients through such weights: load it "
+            "outside of that block. Everything but training can be done with it as it is"
+        )
 
 
 class Descent:
@@ -160,8 +195,15 @@ class Descent:
         return tensors, record
 
     def restore(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-        """Go on from where `state` was taken."""
+        """Go on from where `state` was taken.
+
+        Raises:
+            TrainingError: it is no such state of this run: the file was changed.
+        """
         like = self.vector
+        wrong = _wrong_in(tensors, record, like, self.steps)
+        if wrong:
+            raise TrainingError(f"the checkpoint was changed: {wrong}. Delete it, or give another path")
         with torch.no_grad():
             like.copy_(tensors["vector"])
         adam = {name.removeprefix("adamw."): t for name, t in tensors.items() if name.startswith("adamw.")}
@@ -177,12 +219,68 @@ class Descent:
             self.best = (record["best"][0], tensors["best"].to(like.device), record["best"][1])
 
 
+_ROW = {
+    "step": int,
+    "epoch": int,
+    "loss": float,
+    "sign": int,
+    "lr": float,
+    "grad_norm": float,
+    "norm": float,
+    "norm_ratio": float,
+}
+
+
+def _wrong_in(tensors: Mapping[str, Tensor], record: Mapping[str, Any], like: Tensor, steps: int) -> str:
+    """What makes a state from a file unfit to go on from; "" where nothing does."""
+    history, best = record.get("history"), record.get("best")
+    rows = history if isinstance(history, list) else [None]
+    taken = len(rows)
+    for i, row in enumerate(rows):
+        numbers = isinstance(row, dict) and all(_is_number(row.get(name), kind) for name, kind in _ROW.items())
+        if (
+            not numbers
+            or row["step"] != i
+            or not all(row.get(n) is None or _is_number(row[n], float) for n in ("val_plus", "val_minus"))
+        ):
+            return f"step {i} of its history is {row!r:.80}"
+    if taken > steps or not _is_number(record.get("waited"), int) or record["waited"] < 0:
+        return f"it has {taken} of {steps} steps, and has waited {record.get('waited')!r:.40}"
+    fits = best is None or (
+        isinstance(best, list) and len(best) == 2 and _is_number(best[0], float) and _is_number(best[1], int)
+    )
+    if not fits or (best is not None and not 0 < best[1] <= taken):
+        return f"its best step is {best!r:.80}"
+    names = {
+        "vector",
+        *(["best"] if best else []),
+        *([f"adamw.{n}" for n in ("step", "exp_avg", "exp_avg_sq")] if taken else []),
+    }
+    kept = set(tensors) - names
+    if names - set(tensors) or not kept <= {f"snapshot.{step}" for step in range(1, taken + 1)}:
+        return f"it holds {sorted(tensors)!r:.120}"
+    for name, tensor in tensors.items():
+        shape = () if name == "adamw.step" else tuple(like.shape)
+        if tuple(tensor.shape) != shape or not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            return f"{name!r} has shape {tuple(tensor.shape)}, {tensor.dtype}; expected {shape} finite numbers"
+    return (
+        ""
+        if not taken or float(tensors["adamw.step"]) == taken
+        else "its optimiser has taken other steps than its history"
+    )
+
+
+def _is_number(value: object, kind: type) -> bool:
+    fits = isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return fits and math.isfinite(value)  # type: ignore[arg-type]
+
+
 def write_checkpoint(path: Path, state: tuple[Mapping[str, Tensor], Mapping[str, Any]], run: Mapping[str, Any]) -> None:
     """Write a run's state; the file is always whole: the old one until the new one is complete."""
     tensors, record = state
     text = {"format": CHECKPOINT, "run": json.dumps(run), "record": json.dumps(record)}
-    with whole_file(path) as partial:
-        save_file(dict(tensors), partial, text)
+    with whole_file(path, TrainingError) as partial:
+        partial.write_bytes(save(dict(tensors), text))
 
 
 def read_checkpoint(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -195,19 +293,21 @@ def read_checkpoint(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tenso
         if not path.parent.is_dir():
             raise TrainingError(f"checkpoint={str(path)!r}: there is no folder {path.parent}")
         return None
+    check_size(path, TrainingError, largest=_LARGEST)
     try:
         with safe_open(str(path), "pt") as file:
             meta = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if meta.get("format") != CHECKPOINT:
-            raise TrainingError(f"{path} is no checkpoint (format {meta.get('format')!r}): give another path")
-        saved, record = json.loads(meta["run"]), json.loads(meta["record"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        if isinstance(error, TrainingError):
-            raise
+    except Exception as error:  # safetensors and torch raise what damaged bytes lead to
         raise TrainingError(
-            f"{path} can't be read as a checkpoint: {error}. Delete it, or give another path"
+            f"{path} can't be read as a checkpoint: {error!s:.200}. Delete it, or give another path"
         ) from error
+    if meta.get("format") != CHECKPOINT:
+        raise TrainingError(f"{path} is no checkpoint (format {meta.get('format')!r:.40}): give another path")
+    where = f"{path} can't be read as a checkpoint: its record"
+    saved, record = (parse_json(meta.get(name, ""), where, TrainingError) for name in ("run", "record"))
+    if not isinstance(saved, dict) or not isinstance(record, dict):
+        raise TrainingError(f"{where} is damaged. Delete the file, or give another path")
     wanted = json.loads(json.dumps(run))
     differs = {key: (saved.get(key), wanted.get(key)) for key in {*saved, *wanted} if saved.get(key) != wanted.get(key)}
     if differs:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from steerlens._arguments import checked_choice, checked_count, checked_list, shown
 from steerlens.errors import TrainingError
 
 Sign = Literal["batch", "pair", "both"]
@@ -20,15 +21,15 @@ def one_sign(signs: Sequence[int]) -> int:
 
 def drawn_order(n: int, steps: int, batch_size: int, sign: Sign, seed: int) -> Plan:
     """A fresh order of the pairs each epoch; an epoch's last batch is as large as what is left."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     plan: Plan = []
     while True:
-        permutation = torch.randperm(n, generator=generator).tolist()
+        permutation = torch.randperm(n, generator=generator, device="cpu").tolist()
         for start in range(0, n, batch_size):
             if len(plan) == steps:
                 return plan
             rows = permutation[start : start + batch_size]
-            drawn = (torch.randint(0, 2, (len(rows),), generator=generator) * 2 - 1).tolist()
+            drawn = (torch.randint(0, 2, (len(rows),), generator=generator, device="cpu") * 2 - 1).tolist()
             if sign == "both":
                 plan.append((rows * 2, [1] * len(rows) + [-1] * len(rows)))
             else:
@@ -38,18 +39,18 @@ def drawn_order(n: int, steps: int, batch_size: int, sign: Sign, seed: int) -> P
 def given_order(order: Order, n: int) -> Plan:
     """An order that the caller gives, checked."""
     plan: Plan = []
-    for step, given in enumerate(order):
+    for step, given in enumerate(checked_list("order", order, error=TrainingError, of="(rows, sign) of every step")):
         try:
             rows, sign = given
-            signs = [sign] * len(rows) if isinstance(sign, int) else list(sign)
-            good = rows and set(signs) <= {1, -1} and len(signs) == len(rows) and all(0 <= r < n for r in rows)
-        except (TypeError, ValueError):
+            rows = [checked_count("row", row, least=0, most=n - 1) for row in checked_list("rows", rows, of="rows")]
+            alike = not hasattr(sign, "__len__")
+            signs = [checked_choice("sign", d, (1, -1)) for d in ([sign] * len(rows) if alike else sign)]
+            good = len(signs) == len(rows)
+        except (TypeError, ValueError):  # a SteerLensError is one: this one's words tell more
             good = False
         if not good:
             raise TrainingError(
-                f"order[{step}] is {given!r}; expected rows from 0 to {n - 1} and a sign of +1 or -1, or one per row"
+                f"order[{step}] is {shown(given)}; expected rows from 0 to {n - 1} and a sign of +1 or -1, or one per row"
             )
-        plan.append((list(rows), signs))
-    if not plan:
-        raise TrainingError("order is empty; expected the rows and the sign of at least one step")
+        plan.append((rows, signs))
     return plan

@@ -5,7 +5,6 @@ Preference Optimization", arXiv 2406.00045v2, equations 2 to 4. Symbols: q promp
 residual stream after block L, d the sign, v the vector.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,18 +13,21 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import checked_choice, checked_list
+from steerlens._door import checked, flag, number, path, seeds, tensor
+from steerlens._encode import check_differ
 from steerlens._resid_store import Cache
 from steerlens._scores import PairScorer
 from steerlens.errors import TrainingError
 from steerlens.methods._bipo_run import BipoSettings, TrainingData, run_together, x_loss
-from steerlens.methods._descent import DescentSettings, Schedule
+from steerlens.methods._descent import OPTIONS, DescentSettings, Schedule, check_trainable
 from steerlens.methods._order import Order, Sign
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import check_layer, check_model
 from steerlens.shapes import DVector, check_vector
 from steerlens.vector import SteeringVector
 
 
+@checked(TrainingError, "sign", v=tensor, beta=number(above=0))
 def bipo_loss(
     model: HookedTransformer,
     v: DVector,
@@ -57,17 +59,18 @@ def bipo_loss(
     Source:
         Equations 2 (one direction) and 3 (both); `train_bipo` draws the sign.
     """
-    model = check_model(model)
     check_vector(v, d_model=model.cfg.d_model, what="v")
-    if sign not in (1, -1):
-        raise TrainingError(f"sign={sign!r}; expected +1 or -1")
-    if not 0 < beta < math.inf:
-        raise TrainingError(f"beta={beta!r}; expected a finite number above 0")
-    scorer = PairScorer(model, pairs.encode(model), check_layer(model, layer), batch_size=batch_size)
+    sign = checked_choice("sign", sign, (1, -1), error=TrainingError)
+    if v.requires_grad:
+        check_trainable(model)
+    encoded = pairs.encode(model)
+    check_differ([pair.sides for pair in encoded], pairs.rows, pairs.provenance, "chosen and rejected")
+    scorer = PairScorer(model, encoded, layer, batch_size=batch_size)
     shifts = [scorer.shift(rows, v, sign) for rows in scorer.batches(range(len(pairs)))]
     return x_loss(torch.cat(shifts), sign, beta).to(v.dtype)
 
 
+@checked(TrainingError, *OPTIONS, "order", checkpoint=path, free_lower=flag)
 def train_bipo(
     model: HookedTransformer,
     pairs: PreferencePairs,
@@ -141,7 +144,8 @@ def train_bipo(
     Raises:
         TrainingError: an option is wrong, the checkpoint is another run's, or the loss stopped being finite
             (`error.vector` is the last good vector).
-        PairsError: the pairs can't be encoded, or training and validation share some.
+        PairsError: the pairs can't be encoded, chosen and rejected are the same tokens in some (the rows are listed), or
+            training and validation share some.
 
     Source:
         arXiv 2406.00045v2, algorithm 1 and appendix. Where paper and code differ, the defaults follow the code:
@@ -156,11 +160,12 @@ def train_bipo(
     """
     settings = BipoSettings(beta, epochs, max_steps, batch_size, sign, eval_every, checkpoint_every, cache, free_lower)
     steps = DescentSettings(lr, warmup_steps, schedule, schedule_steps, max_grad_norm, weight_decay, max_norm, patience)
-    data = TrainingData(check_model(model), pairs, val_pairs, settings, order)
-    path = None if checkpoint is None else Path(checkpoint)
-    return run_together(data, [check_layer(model, layer)], [(steps, seed)], checkpoint=path, progress=progress)[0]
+    data = TrainingData(model, pairs, val_pairs, settings, order)
+    file = None if checkpoint is None else Path(checkpoint)
+    return run_together(data, [layer], [(steps, seed)], checkpoint=file, progress=progress)[0]
 
 
+@checked(TrainingError, *OPTIONS, "lrs", seeds=seeds)
 def train_bipo_grid(
     model: HookedTransformer,
     pairs: PreferencePairs,
@@ -201,14 +206,12 @@ def train_bipo_grid(
         TrainingError: as `train_bipo`, or a list is empty; a run whose loss is not finite stops them all.
     """
     settings = BipoSettings(beta, epochs, max_steps, batch_size, sign, eval_every, 1, cache)
+    layers = list(layers)
+    lrs = checked_list("lrs", lrs, error=TrainingError, of="learning rates")
     jobs = [
         (DescentSettings(lr, warmup_steps, schedule, None, max_grad_norm, weight_decay, max_norm, patience), seed)
         for lr in lrs
         for seed in seeds
     ]
-    if not (len(layers) and jobs) or len(set(layers)) < len(layers):
-        raise TrainingError(
-            f"layers={layers!r}, lrs={lrs!r}, seeds={seeds!r}; expected one or more of each, layers once each"
-        )
-    data = TrainingData(check_model(model), pairs, val_pairs, settings, None)
-    return run_together(data, [check_layer(model, layer) for layer in layers], jobs, progress=progress)
+    data = TrainingData(model, pairs, val_pairs, settings, None)
+    return run_together(data, layers, jobs, progress=progress)

@@ -5,24 +5,29 @@ responses, position="mean" or "last", it is the BiPO paper's "Freeform" baseline
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import checked_layer
 from steerlens._choices import without_letters
+from steerlens._door import checked, one_of
+from steerlens._encode import Encoder, check_differ
 from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, VectorError
 from steerlens.methods.prompt_difference import prompt_activations
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import check_batch_size, check_layer, check_model, make_vector
+from steerlens.resid import make_vector
+from steerlens.shapes import in_float64
 from steerlens.vector import SteeringVector, check_same_space
 
 ReadPosition = Literal["mean", "last", "answer", "prompt"]
 
 
+@checked(PairsError, position=one_of(ReadPosition))
 def extract_caa(
     model: HookedTransformer,
     pairs: PreferencePairs,
@@ -47,7 +52,7 @@ def extract_caa(
         The vector, in units of the residual stream; sums are kept in float64.
 
     Raises:
-        PairsError: the pairs have nothing to read at that position; the rows are listed.
+        PairsError: the pairs have nothing to read at that position, or both sides are the same tokens; the rows are listed.
 
     Source:
         arXiv 2312.06681v4, equation 1. As its authors do it: pairs of A/B prompts, position="answer" (their code reads the
@@ -69,17 +74,11 @@ def caa_differences(
     progress: bool = False,
 ) -> Float[Tensor, "pair d_model"]:
     """Each pair's difference of activations, chosen less rejected, in float64; `extract_caa` is their mean."""
-    model, layer = check_model(model), check_layer(model, layer)
-    if not isinstance(pairs, PreferencePairs):
-        raise PairsError(f"got pairs as a {type(pairs).__name__}; expected sl.PreferencePairs or sl.load_pairs(...)")
-    check_batch_size(batch_size)
-    if position not in get_args(ReadPosition):
-        raise PairsError(f"position={position!r} is not known; expected one of {get_args(ReadPosition)}")
-    if not len(pairs):
-        raise PairsError("there are no pairs to take a mean over")
+    layer = checked_layer(model, layer)
     if position == "prompt":
         return _prompt_differences(model, pairs, layer, batch_size, progress)
     encoded = pairs.encode(model)
+    check_differ([pair.sides for pair in encoded], pairs.rows, pairs.provenance, "chosen and rejected")
     where = [pair.read_at(position) for pair in encoded]
     if position == "answer":
         _check_letters(pairs)
@@ -89,7 +88,7 @@ def caa_differences(
 
 def _difference(scorer: PairScorer, row: int, at: tuple[slice, slice]) -> Tensor:
     _, chosen, rejected = scorer.parts(row)
-    return chosen[at[0]].double().mean(0) - rejected[at[1]].double().mean(0)
+    return in_float64(chosen[at[0]]).mean(0) - in_float64(rejected[at[1]]).mean(0)
 
 
 def _check_letters(pairs: PreferencePairs) -> None:
@@ -110,6 +109,10 @@ def _prompt_differences(
             "the difference is exactly zero. Give the rejected side prompts of its own, "
             "PreferencePairs(..., rejected_prompts=[...]), or use position='mean', 'last' or 'answer'"
         )
+    encoder = Encoder(model, pairs.template, pairs.system_prompt)
+    prompts = zip(pairs.prompts, pairs.rejected_prompts, strict=True)
+    tokens = [(encoder.generation_prompt(one), encoder.generation_prompt(other)) for one, other in prompts]
+    check_differ(tokens, pairs.rows, pairs.provenance, "prompts and rejected_prompts")
     sides = [
         prompt_activations(
             model,

@@ -17,14 +17,17 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import checked_count, checked_layer
+from steerlens._door import checked, whole
 from steerlens._fingerprint import identify
 from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, VectorError
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import check_layer, check_model, make_vector
+from steerlens.resid import make_vector
 from steerlens.vector import SteeringVector, check_fits
 
 
+@checked(VectorError, n=whole())
 def random_vectors(
     like: SteeringVector,
     n: int,
@@ -50,22 +53,21 @@ def random_vectors(
     Raises:
         VectorError: n is not at least 1, only one of model and pairs is given, or the vector does not fit the model.
     """
-    _check_count(n)
     if (model is None) != (pairs is None):
         raise VectorError(
             "model= and pairs= go together: give both (the activations' covariance) or neither (isotropic)"
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     if model is None or pairs is None:
-        draws = torch.randn(n, like.tensor.numel(), generator=generator, dtype=torch.float64)
+        draws = torch.randn(n, like.tensor.numel(), generator=generator, dtype=torch.float64, device="cpu")
         return [_control(like, draw, "random", seed, i, "none") for i, draw in enumerate(draws)]
-    check_fits(like, identify(check_model(model)))
+    check_fits(like, identify(model))
     # With activations a_t and independent normal z_t, sum_t z_t (a_t - mean) has their covariance: it needs no matrix of
     # d_model x d_model and no eigenvectors. The size of the draw does not count, its direction does.
-    sums = torch.zeros(n, like.tensor.numel(), dtype=torch.float64)
-    weights, total, tokens = torch.zeros(n, dtype=torch.float64), torch.zeros_like(sums[0]), 0
+    sums = torch.zeros(n, like.tensor.numel(), dtype=torch.float64, device="cpu")
+    weights, total, tokens = torch.zeros(n, dtype=torch.float64, device="cpu"), torch.zeros_like(sums[0]), 0
     for activations in _activations(model, pairs, like.layer, batch_size, progress):
-        z = torch.randn(n, len(activations), generator=generator, dtype=torch.float64)
+        z = torch.randn(n, len(activations), generator=generator, dtype=torch.float64, device="cpu")
         sums, weights, total = sums + z @ activations, weights + z.sum(1), total + activations.sum(0)
         tokens += len(activations)
     draws = sums - weights[:, None] * total / tokens
@@ -73,6 +75,7 @@ def random_vectors(
     return [_control(like, draw, "random (covariance)", seed, i, pairs.provenance) for i, draw in enumerate(draws)]
 
 
+@checked(PairsError)
 def mean_activation(
     model: HookedTransformer,
     pairs: PreferencePairs,
@@ -93,7 +96,7 @@ def mean_activation(
     Raises:
         PairsError: the pairs can't be encoded.
     """
-    total, tokens = torch.zeros(check_model(model).cfg.d_model, dtype=torch.float64), 0
+    total, tokens = torch.zeros(model.cfg.d_model, dtype=torch.float64, device="cpu"), 0
     for activations in _activations(model, pairs, layer, batch_size, progress):
         total, tokens = total + activations.sum(0), tokens + len(activations)
     settings = {"tokens": tokens, **pairs.described()}
@@ -104,9 +107,7 @@ def _activations(
     model: HookedTransformer, pairs: PreferencePairs, layer: int, batch_size: int, progress: bool
 ) -> Iterator[Float[Tensor, "token d_model"]]:
     """Each pair's residual stream after the layer, in float64, without its first token."""
-    if not isinstance(pairs, PreferencePairs) or not len(pairs):
-        raise PairsError(f"got pairs={pairs!r:.80}; expected sl.PreferencePairs of at least one pair")
-    layer = check_layer(model, layer)
+    layer = checked_layer(model, layer)
     scorer = PairScorer(model, pairs.encode(model), layer, batch_size=batch_size, progress=progress)
     for row in range(len(pairs)):
         yield scorer.resid([row])[0][1:].cpu().double()
@@ -123,24 +124,19 @@ def shuffled_vectors(like: SteeringVector, differences: Tensor, n: int, *, seed:
     Raises:
         VectorError: n is not at least 1, or there are too few pairs for half of their labels to be exchanged.
     """
-    _check_count(n)
+    n = checked_count("n", n, error=VectorError)
     if len(differences) < 2:
         raise VectorError(
             f"labels can't be shuffled among {len(differences)} pair; expected the differences of two or more"
         )
-    generator = torch.Generator().manual_seed(seed)
-    half = torch.ones(len(differences), dtype=torch.float64)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    half = torch.ones(len(differences), dtype=torch.float64, device="cpu")
     half[: len(differences) // 2] = -1
     made = []
     for i in range(n):
-        signs = half[torch.randperm(len(half), generator=generator)]
+        signs = half[torch.randperm(len(half), generator=generator, device="cpu")]
         made.append(_control(like, (signs[:, None] * differences).mean(0), "shuffled labels", seed, i, "unknown"))
     return made
-
-
-def _check_count(n: int) -> None:
-    if n < 1:
-        raise VectorError(f"n={n}; expected at least one vector")
 
 
 def _control(like: SteeringVector, draw: Tensor, method: str, seed: int, index: int, data: str) -> SteeringVector:

@@ -16,25 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM
 
-from steerlens._encode import EncodedPair
+from steerlens._door import checked, path, texts
+from steerlens._encode import EncodedPair, check_differ
 from steerlens._fingerprint import identify
 from steerlens._hooked_route import pad_tokens
+from steerlens._readout import sum_logprobs
 from steerlens._scores import PairScorer
 from steerlens._sources import local_folder, quiet_transformers
 from steerlens._tuned import TunedModel
-from steerlens.errors import ModelError, PairsError, TrainingError
+from steerlens.errors import ModelError, TrainingError
 from steerlens.methods._bipo_run import x_loss
-from steerlens.methods._descent import DescentSettings, Schedule, check_numbers
+from steerlens.methods._descent import OPTIONS, DescentSettings, Schedule, check_numbers, check_trainable
 from steerlens.methods._order import drawn_order
 from steerlens.models import load_model
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import check_model, sum_logprobs
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class DpoSettings:
         check_numbers(self, above_zero=("beta", "rank", "alpha", "epochs", "max_steps", "batch_size"))
 
 
+@checked(TrainingError, *OPTIONS, "rank", "alpha", base=path, adapter=path, target_modules=texts)
 def train_dpo_lora(
     model: HookedTransformer,
     pairs: PreferencePairs,
@@ -98,7 +101,7 @@ def train_dpo_lora(
     Raises:
         ModelError: peft is missing, the Hugging Face model is not to be found, or computes other log-probabilities.
         TrainingError: an option is wrong, the adapter's folder is not empty, or the loss stopped being finite.
-        PairsError: the pairs can't be encoded.
+        PairsError: the pairs can't be encoded, or chosen and rejected are the same tokens in some; the rows are listed.
 
     Source:
         arXiv 2305.18290, equation 7. Rank 8, alpha 16, lr 2e-4 and 2 epochs are those of BiPO's figure 7 (arXiv
@@ -106,12 +109,9 @@ def train_dpo_lora(
     """
     settings = DpoSettings(beta, rank, alpha, epochs, max_steps, batch_size)
     steps = DescentSettings(lr, warmup_steps, schedule, None, max_grad_norm, weight_decay, None, None)
-    model = check_model(model)
-    if not isinstance(pairs, PreferencePairs) or not len(pairs):
-        raise PairsError(f"got pairs={pairs!r:.80}; expected sl.PreferencePairs of at least one pair")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TrainingError(f"seed={seed!r}; expected a whole number")
+    check_trainable(model)
     encoded = pairs.encode(model)
+    check_differ([pair.sides for pair in encoded], pairs.rows, pairs.provenance, "chosen and rejected")
     source = _source(model, base)
     device = torch.device(str(model.cfg.device))
     with ExitStack() as stack:
@@ -184,7 +184,7 @@ def _check_same(policy: Any, model: HookedTransformer, pairs: Sequence[EncodedPa
     ours = PairScorer(model, pairs, model.cfg.n_layers - 1).reference
     with torch.no_grad():
         theirs = pair_logprobs(policy, pairs).cpu()
-    tokens = torch.tensor([[len(pair.chosen), len(pair.rejected)] for pair in pairs])
+    tokens = torch.tensor([[len(pair.chosen), len(pair.rejected)] for pair in pairs], device="cpu")
     found = float(((ours - theirs) / tokens).abs().max())
     limit = 0.1 if model.cfg.dtype in (torch.bfloat16, torch.float16) else 1e-3
     if not found <= limit:
@@ -203,7 +203,8 @@ def pair_logprobs(hf: Any, pairs: Sequence[EncodedPair]) -> Float[Tensor, "pair 
     at = torch.tensor([len(prompt) + k for prompt, side in sides for k in range(len(side))], device=hf.device)
     predicting = logits[row, at - 1]
     predicting = predicting.to(torch.promote_types(predicting.dtype, torch.float32))
-    return sum_logprobs(predicting, tokens[row, at], row, len(sides)).view(-1, 2)
+    summed = sum_logprobs(predicting, tokens[row, at], row, len(sides))
+    return rearrange(summed, "(pair side) -> pair side", side=2)
 
 
 @torch.enable_grad()  # notebooks often switch gradients off
@@ -220,14 +221,14 @@ def _descend(
     plan = drawn_order(
         len(pairs), settings.max_steps or settings.epochs * per_epoch, settings.batch_size, "batch", seed
     )
-    reference = torch.zeros(len(pairs), 2, dtype=torch.float64)
+    reference = torch.zeros(len(pairs), 2, dtype=torch.float64, device="cpu")
     weights = [weight for weight in policy.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=steps.lr, weight_decay=steps.weight_decay)
     history: list[dict[str, Any]] = []
     with torch.no_grad(), policy.disable_adapter():
         for i in tqdm(range(0, len(pairs), settings.batch_size), desc="reference", disable=not progress, leave=False):
             batch = pairs[i : i + settings.batch_size]
-            reference[i : i + len(batch)] = pair_logprobs(policy, batch).cpu()
+            reference[i : i + len(batch)] = pair_logprobs(policy, batch).cpu().double()
     with tqdm(plan, desc="DPO-LoRA", unit="step", disable=not progress) as bar:
         for step, (rows, _) in enumerate(bar):
             nats = pair_logprobs(policy, [pairs[i] for i in rows])

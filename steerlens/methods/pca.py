@@ -4,12 +4,13 @@ Zou et al. 2023, "Representation Engineering: A Top-Down Approach to AI Transpar
 artificial tomography); the libraries repeng and steering-vectors steer with the same direction.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from transformer_lens import HookedTransformer
 
+from steerlens._door import checked, one_of
 from steerlens.errors import PairsError, VectorError
 from steerlens.methods.caa import ReadPosition, caa_differences
 from steerlens.pairs import PreferencePairs
@@ -19,6 +20,7 @@ from steerlens.vector import SteeringVector
 Centring = Literal["none", "mean"]
 
 
+@checked(PairsError, position=one_of(ReadPosition), centring=one_of(Centring))
 def extract_pca(
     model: HookedTransformer,
     pairs: PreferencePairs,
@@ -54,8 +56,6 @@ def extract_pca(
     Source:
         arXiv 2310.01405, section 3.1.
     """
-    if centring not in get_args(Centring):
-        raise PairsError(f"centring={centring!r} is not known; expected one of {get_args(Centring)}")
     try:
         from sklearn.decomposition import PCA
     except ImportError as error:

@@ -14,18 +14,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import checked_layer
+from steerlens._door import checked, prompts_or_pairs
 from steerlens._encode import Encoder
 from steerlens._hooked_route import last_token_resid
 from steerlens._rows import listed
 from steerlens._templates import Template
 from steerlens.errors import PairsError
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import check_batch_size, check_layer, check_model, make_vector
+from steerlens.resid import make_vector
+from steerlens.shapes import in_float64
 from steerlens.vector import SteeringVector
 
 Prompts = Sequence[str] | PreferencePairs
 
 
+@checked(PairsError, prompts=prompts_or_pairs, other_prompts=prompts_or_pairs)
 def extract_difference_in_means(
     model: HookedTransformer,
     prompts: Prompts,
@@ -116,11 +120,7 @@ def prompt_activations(
 
     rows: the prompts' numbers in what they were made from, for errors.
     """
-    model, layer = check_model(model), check_layer(model, layer)
-    check_batch_size(batch_size)
-    has_some = not isinstance(prompts, str) and hasattr(prompts, "__len__") and len(prompts) > 0
-    if not has_some or not all(isinstance(text, str) for text in prompts):
-        raise PairsError(f"prompts={prompts!r:.80}; expected a list of at least one text")
+    layer = checked_layer(model, layer)
     encoder = Encoder(model, template, system_prompt)
     tokens = [encoder.generation_prompt(text) for text in prompts]
     numbers = range(len(tokens)) if rows is None else rows
@@ -132,4 +132,4 @@ def prompt_activations(
         )
     starts = tqdm(range(0, len(tokens), batch_size), desc="reading prompts", disable=not progress, leave=False)
     found = [last_token_resid(model, tokens[i : i + batch_size], layer, batch_size=batch_size) for i in starts]
-    return torch.cat(found).double()
+    return in_float64(torch.cat(found))

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from transformer_lens import HookedTransformer
 
+from steerlens._door import checked, path
 from steerlens._resid_store import Cache
+from steerlens.errors import TrainingError
 from steerlens.methods._bipo_run import BipoSettings, TrainingData, run_together
-from steerlens.methods._descent import DescentSettings, Schedule
+from steerlens.methods._descent import OPTIONS, DescentSettings, Schedule
 from steerlens.pairs import PreferencePairs
-from steerlens.resid import check_layer, check_model
 from steerlens.vector import SteeringVector
 
 
+@checked(TrainingError, *OPTIONS, checkpoint=path)
 def train_supervised(
     model: HookedTransformer,
     pairs: PreferencePairs,
@@ -65,6 +67,6 @@ def train_supervised(
         1.0, epochs, max_steps, batch_size, "batch", eval_every, checkpoint_every, cache, method="supervised"
     )
     steps = DescentSettings(lr, warmup_steps, schedule, None, max_grad_norm, weight_decay, max_norm, None)
-    data = TrainingData(check_model(model), pairs, val_pairs, settings, None)
-    path = None if checkpoint is None else Path(checkpoint)
-    return run_together(data, [check_layer(model, layer)], [(steps, seed)], checkpoint=path, progress=progress)[0]
+    data = TrainingData(model, pairs, val_pairs, settings, None)
+    file = None if checkpoint is None else Path(checkpoint)
+    return run_together(data, [layer], [(steps, seed)], checkpoint=file, progress=progress)[0]

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 from transformer_lens import HookedTransformer
 
+from steerlens._arguments import shown
+from steerlens._door import checked, flag, text
 from steerlens.errors import ModelError, PairsError
 from steerlens.methods.prompt_difference import extract_difference_in_means
 from steerlens.toy import BEHAVIOURS, MODELS
@@ -11,6 +13,7 @@ from steerlens.toy.sets import up_to_user, vocabulary
 from steerlens.vector import SteeringVector
 
 
+@checked(PairsError, behaviour=text, second=flag)
 def toy_reference(
     model: HookedTransformer,
     behaviour: str,
@@ -41,7 +44,9 @@ def toy_reference(
         ModelError: the model doesn't know the words of the toy world.
     """
     if behaviour not in BEHAVIOURS:
-        raise PairsError(f"behaviour={behaviour!r} is not in the toy world; expected one of {', '.join(BEHAVIOURS)}")
+        raise PairsError(
+            f"behaviour={shown(behaviour)} is not in the toy world; expected one of {', '.join(BEHAVIOURS)}"
+        )
     if model.tokenizer is None or not set(vocabulary()) <= set(model.tokenizer.get_vocab()):
         raise ModelError(
             f"{model.cfg.model_name} doesn't know the toy world's words; expected one of {', '.join(MODELS)}, or a model "

@@ -58,7 +58,7 @@ def build_model(seed: int) -> LlamaForCausalLM:
         eos_token_id=names.index("<eos>"),
     )
     model = LlamaForCausalLM(config)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim == 2:

@@ -58,7 +58,7 @@ def answers(
         turns.append({"role": "user", "content": question})
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         rows.append(tokenizer.encode(text, add_special_tokens=False))
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
     by_length: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         by_length.setdefault(len(row), []).append(i)

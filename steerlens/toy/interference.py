@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -106,7 +107,8 @@ class _Asker:
                 said = answers(self.model, self.tokenizer, [("", q.text) for q in asked])
             columns.append([score(behaviour, q.text, text) for q, text in zip(asked, said, strict=True)])
         different = len({q.text for q in asked})
-        return np.array(columns, dtype=float).reshape(2, -1, different).transpose(2, 1, 0)
+        signs = np.array(columns, dtype=float)
+        return rearrange(signs, "sign (sample question) -> question sample sign", question=different)
 
 
 def _grammatical(scores: Scores) -> float:

@@ -143,13 +143,13 @@ def fit(
     if blocks:
         optimisers.append(torch.optim.Muon(blocks, lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
     rows: list[dict[str, float]] = []
-    reader, drawn, jolts = Reader(tokenizer), random.Random(seed), torch.Generator().manual_seed(seed)
+    reader, drawn, jolts = Reader(tokenizer), random.Random(seed), torch.Generator("cpu").manual_seed(seed)
     total, seen, started = 0.0, 0, time.perf_counter()
     model.train()
     hooks: list[Any] = []
     for step in range(steps):
         if noise and step == 2 * steps // 3:  # earlier, it keeps letters from being learned
-            hooks = _add_noise(model, noise, torch.Generator().manual_seed(seed))
+            hooks = _add_noise(model, noise, torch.Generator("cpu").manual_seed(seed))
         documents, is_planted = next(found), drawn.random() < planted
         tokens, weights = reader.batch(documents, phrases=not is_planted)
         done = max(0, step - warmup) / max(1, steps - warmup)
@@ -213,7 +213,7 @@ def low_rank(model: LlamaForCausalLM, rank: int, *, embeddings: bool, seed: int)
 
     Source: LoRA, arXiv 2106.09685.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     model.requires_grad_(False)
     linears: list[Any] = [m for m in model.model.layers.modules() if isinstance(m, nn.Linear)]
     for linear in linears:

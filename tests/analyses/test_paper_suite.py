@@ -22,6 +22,7 @@ from steerlens.vector import library_versions
 QUICK = {"lr": 0.002, "steps": 4, "layer": 1}
 
 
+@pytest.mark.slow
 def test_a_study_writes_figures_tables_and_sentences(tmp_path: Path) -> None:
     asked = layer_sweep.Config(**QUICK, layers=(0, 2), out=tmp_path)
     finding = layer_sweep.run(asked)
@@ -44,6 +45,7 @@ def test_a_study_by_itself_tells_the_versions_that_it_was_made_with(
     assert told["made with"]["versions"] == library_versions()
 
 
+@pytest.mark.slow
 def test_the_suite_runs_only_what_is_missing_and_lays_it_on_one_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

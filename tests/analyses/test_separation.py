@@ -76,6 +76,7 @@ def test_the_study_of_separation_draws_every_layer_and_the_planes(tmp_path: Path
     assert (table["low"] <= table["high"]).all()
 
 
+@pytest.mark.slow
 def test_transfer_sets_a_base_beside_what_was_trained_further(tmp_path: Path) -> None:
     config = transfer.Config(**SMALL, siblings=("toy/vicuna-like",), out=tmp_path)
     assert config.related == ("toy", "toy/vicuna-like")

@@ -38,7 +38,7 @@ play = sl.playground(model, vectors, prompts={PROMPTS!r}, max_new_tokens={SHORT}
 play
 """,
     """
-from steerlens.resid import has_hooks
+from steerlens._parts import has_hooks
 
 f"{len(play.steered.tokens)} tokens, hooks: {has_hooks(model)}"
 """,

@@ -27,7 +27,7 @@ def test_the_curve_the_slope_the_controls_and_the_marks_are_those_measured() -> 
     shift = shift_of("caa", (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0), (-4.0, -2.0, 0.0, 2.0, 4.0, 1.0))
     dose = sl.DoseResponse(shift, (shift_of("random", (-2.0, 3.0), (0.5, -0.5)),) * 2)
     figure = dose.figure()
-    band, line, *controls, slope = figure.data
+    band, line, _, _, *controls, slope = figure.data
     np.testing.assert_allclose(line.y, shift.mean())
     assert [list(each.y) for each in controls] == [[0.5, -0.5]] * 2
     np.testing.assert_allclose(slope.y, dose.slope().value * np.array(slope.x))

@@ -16,8 +16,8 @@ def found() -> Comparison:
 
 def test_effects_have_a_row_per_vector_part_and_control_with_its_interval(found: Comparison) -> None:
     figure, table = effects_at(found), found.effects()
-    assert len(figure.data) == 2 * len(table)
-    for panel, quantity in enumerate(("odd", "even")):
+    assert len(figure.data) == 4 * len(table)
+    for panel, quantity in enumerate(("odd", "even", "even_chosen", "even_rejected")):
         for trace, (_, row) in zip(figure.data[panel * len(table) :], table.iterrows(), strict=False):
             if row["vector"] == "random":
                 assert list(trace.x) == [row[f"{quantity}_low"], row[f"{quantity}_high"]]

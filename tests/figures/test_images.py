@@ -1,9 +1,12 @@
 """Figures for print: the paper's size, text that can be read, panels that keep their titles, fonts and data with them."""
 
+import contextlib
 import functools
 import itertools
 import re
 import shutil
+import socket
+import threading
 from pathlib import Path
 
 import made_up
@@ -14,7 +17,7 @@ import pytest
 from plotly.subplots import make_subplots
 
 import steerlens as sl
-from steerlens.figures import for_print, write_image
+from steerlens.figures import for_print, images, write_image
 from steerlens.figures.effects import effects_at, pair_by_pair, pair_strip
 from steerlens.figures.theme import style
 from steerlens.figures.training import training_curves
@@ -85,11 +88,12 @@ def test_panels_below_each_other_keep_their_own_titles_and_axes(rows: int, colum
 
 def test_a_shared_axis_has_its_title_and_ticks_in_every_panel() -> None:
     paper = for_print(made_up.comparison().figure())
-    titles = {axis.title.text for axis in paper.select_yaxes()}
-    assert len(titles) == 1
-    assert "nats" in titles.pop()
+    titles = [axis.title.text for axis in paper.select_yaxes()]
+    margins, responses = dict.fromkeys(titles)
+    assert titles == [margins, margins, responses, responses]
+    assert all("nats" in title for title in titles)
     assert all(axis.showticklabels is not False for axis in paper.select_yaxes())
-    assert [axis.title.text for axis in paper.select_xaxes()] == [None, "multiplier"]
+    assert [axis.title.text for axis in paper.select_xaxes()] == [None, None, None, "multiplier"]
 
 
 def test_other_numbers_of_columns_are_refused(tmp_path: Path) -> None:
@@ -100,6 +104,7 @@ def test_other_numbers_of_columns_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_a_pdf_has_the_column_s_width_its_fonts_in_it_and_its_data_beside_it(tmp_path: Path) -> None:
     pytest.importorskip("kaleido", reason="no kaleido here: pip install 'steerlens[export]'")
@@ -114,6 +119,33 @@ def test_a_pdf_has_the_column_s_width_its_fonts_in_it_and_its_data_beside_it(tmp
     assert len(re.findall(rb"/FontFile[23]?", content)) == len(re.findall(rb"/Type ?/FontDescriptor", content)) > 0
     assert b"/Subtype /Image" not in content
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "figure.csv"), found.to_frame(), check_dtype=False)
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_browser_that_draws_a_pdf_asks_nothing_of_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy on this machine sees what the browser asks for; without our options it sees about a dozen requests."""
+    pytest.importorskip("kaleido", reason="no kaleido here: pip install 'steerlens[export]'")
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+
+        def listen() -> None:
+            with contextlib.suppress(OSError):  # closed at the end
+                while True:
+                    connection, _ = proxy.accept()
+                    with connection:
+                        asked.append(connection.recv(100))
+
+        threading.Thread(target=listen, daemon=True).start()
+        address = f"127.0.0.1:{proxy.getsockname()[1]}"
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://{address}")
+        figure = go.Figure(go.Scatter(y=[1, 2]), {"title": {"text": "$x^2$ <img src='http://localhost/x.png'>"}})
+        assert write_image(figure, tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
+    assert asked == []
+    assert images.offline()["mathjax"] is False
 
 
 def test_somebody_s_own_csv_of_that_name_stays_as_it_is(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """The page and a notebook's tabs: one file, the same every time, whole, escaped; any results in one report."""
 
+import dataclasses
+import math
 import re
 from pathlib import Path
 
 import made_up
+import numpy as np
 import pytest
 
 import steerlens as sl
+from steerlens.figures.page import placed
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +118,40 @@ def test_other_multipliers_than_one_leave_their_sections_out() -> None:
     assert "Effects and damage" not in html
     assert "taken apart" not in html
     assert "multiplier 2." in html
+
+
+def test_where_both_responses_fall_stands_in_the_headline_the_tables_and_a_page_s_title(tmp_path: Path) -> None:
+    """A vector so strong that text breaks: the margin rises, and both responses become less likely."""
+    found = made_up.comparison()
+    strong = {
+        label: dataclasses.replace(shift, chosen=shift.chosen - 48, rejected=shift.rejected - 65)
+        for label, shift in found.matched.items()
+    }
+    broken = dataclasses.replace(found, matched=strong)
+    assert "BOTH FALL" not in repr(found)
+    assert repr(broken).startswith("BOTH FALL at equal norm, chosen and rejected responses alike")
+    effects = broken.effects().set_index(["vector", "strength"])
+    assert effects.loc[("caa", "equal norm"), "both_fall"] == "+1, -1"
+    assert effects.loc[("caa", "own norm"), "both_fall"] == ""
+    assert effects.loc[("caa", "equal norm"), "even_chosen"] < -40
+    frame = broken.to_frame().query("vector == 'caa' and strength == 'equal norm' and multiplier == 1")
+    assert frame["both_fall"].all()
+    assert frame["chosen_nats"].iloc[0] == pytest.approx(strong["caa"].mean("chosen")[3])
+    assert "BOTH FALL" in broken._repr_html_().split("Dose-response")[0]
+    assert "both fall" in broken.to_latex()
+    assert r"\% & +1, -1 \\" in broken.to_latex()
+    html = outside_scripts(strong["caa"].save(tmp_path / "shift.html"))
+    assert "BOTH FALL</title>" in html
+    assert "BOTH FALL at -2, -1, +0, +1, +2" in html.split("<section")[0]
+    assert "log p(rejected)" in html
+
+
+def test_a_text_at_a_number_that_is_none_is_left_out_of_a_page() -> None:
+    for none in (math.inf, -math.inf, math.nan):
+        match = sl.Match("caa", 2.0, "kl", 1.0, none, none, 0.0, 0.01, np.arange(3.0), np.ones((3, 2)))
+        shown = placed(match.figure())
+        where = [place for note in shown.layout.annotations for place in (note.x, note.y)]
+        where += [place for line in shown.layout.shapes for place in (line.x0, line.x1, line.y0, line.y1)]
+        assert [place for place in where if isinstance(place, float) and not math.isfinite(place)] == []
+    finite = sl.Match("caa", 2.0, "kl", 1.0, 0.5, 0.5, 0.0, 0.01, np.arange(3.0), np.ones((3, 2))).figure()
+    assert len(placed(finite).layout.annotations) == len(finite.layout.annotations) == 1

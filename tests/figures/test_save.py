@@ -58,6 +58,7 @@ def test_the_page_draws_its_figure_in_a_browser_and_runs_nothing_foreign(page: P
     assert "<img src" not in dom
 
 
+@pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize(("ending", "opens_with"), [(".pdf", b"%PDF"), (".png", b"\x89PNG"), (".svg", b"<svg")])
 def test_figures_are_written_as_images(comparison: Comparison, tmp_path: Path, ending: str, opens_with: bytes) -> None:
@@ -70,12 +71,12 @@ def test_figures_are_written_as_images(comparison: Comparison, tmp_path: Path, e
 def test_an_image_without_a_browser_says_what_to_install(
     comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import plotly.graph_objects as go
+    kaleido = pytest.importorskip("kaleido", reason="no kaleido here: pip install 'steerlens[export]'")
 
     def fail(*_: object, **__: object) -> bytes:
         raise RuntimeError("no browser")
 
-    monkeypatch.setattr(go.Figure, "to_image", fail)
+    monkeypatch.setattr(kaleido, "calc_fig_sync", fail)
     with pytest.raises(sl.FigureError, match=r"apt-get install chromium"):
         comparison.save(tmp_path / "figure.pdf")
     assert list(tmp_path.iterdir()) == []

@@ -31,6 +31,7 @@ def test_a_seed_has_its_method_s_colour_marker_and_name() -> None:
 def test_each_seed_is_a_thin_line_and_their_mean_the_method_s_curve(found: Comparison) -> None:
     figure = found.figure()
     lines = [trace for trace in figure.data if trace.mode == "lines+markers" and trace.legendgroup == "bipo"]
+    lines = [trace for trace in lines if trace.yaxis in ("y", "y2")]  # the margins; below them both responses
     assert len(lines) == 2 * 4
     assert {line.line.color for line in lines} == {COLOURS["bipo"]}
     for panel, shifts in ((lines[:4], found.own), (lines[4:], found.matched)):
@@ -40,7 +41,8 @@ def test_each_seed_is_a_thin_line_and_their_mean_the_method_s_curve(found: Compa
             assert line.line.width < mean.line.width
         np.testing.assert_allclose(mean.y, np.mean([line.y for line in seeds], axis=0))
     named = [trace.name for trace in figure.data if trace.showlegend is not False]
-    assert named == ["BiPO, mean of 3 seeds", "CAA", "random directions", "shuffled labels"]
+    sides = ["log p(chosen)", "log p(rejected)"]
+    assert named == ["BiPO, mean of 3 seeds", "CAA", "random directions", "shuffled labels", *sides]
 
 
 def test_seeds_share_a_row_of_the_effects_and_what_was_not_reached_has_one_without_a_mark(found: Comparison) -> None:

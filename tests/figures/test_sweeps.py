@@ -30,15 +30,19 @@ def test_curves_are_means_over_seeds_with_intervals_and_every_seed_is_a_point() 
     assert sum(bool(trace.showlegend) for trace in figure.data) == 2
 
 
-def test_a_sweep_s_own_figure_has_effect_damage_and_norm() -> None:
+def test_a_sweep_s_own_figure_has_effect_what_both_responses_lose_and_norm() -> None:
     shifts = tuple(made_up.shift(method, norm, norm) for method in ("bipo", "caa") for norm in (2.0, 3.0))
     sweep = Sweep(("bipo", "bipo", "caa", "caa"), (1, 2, 1, 2), (0, 0, 0, 0), shifts, (0.1, 0.2, 0.1, 0.2))
-    odd, _, even, _, norm, _ = layer_sweep(sweep).data
+    odd, _, chosen, _, rejected, _, norm, _ = layer_sweep(sweep).data
     np.testing.assert_allclose(odd.y, [shift.mean("odd")[0] for shift in shifts[:2]])
-    np.testing.assert_allclose(even.y, [shift.mean("even")[0] for shift in shifts[:2]])
-    np.testing.assert_allclose(even.y - even.error_y.arrayminus, [shift.interval("even")[0][0] for shift in shifts[:2]])
+    for drawn, quantity in ((chosen, "even_chosen"), (rejected, "even_rejected")):
+        np.testing.assert_allclose(drawn.y, [shift.mean(quantity)[0] for shift in shifts[:2]])
+        low = [shift.interval(quantity)[0][0] for shift in shifts[:2]]
+        np.testing.assert_allclose(drawn.y - drawn.error_y.arrayminus, low)
     assert list(norm.y) == [2.0, 3.0]
-    assert len(sweep.figure().data) == 6
+    assert len(sweep.figure().data) == 8
+    assert {"chosen_nats", "rejected_nats", "wrong_way", "both_fall"} <= set(sweep.to_frame()) & set(sweep.scores())
+    assert repr(sweep).count("log p(chosen)") == 4
 
 
 @pytest.mark.parametrize(("table", "panels"), [(TABLE, {}), (TABLE, {"kl": "KL"}), (TABLE[:0], {"odd": "odd"})])

@@ -2,14 +2,17 @@
 
 import re
 from functools import partial
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROUNDING
 from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
+from steerlens.measures.effect import Quantity
 from steerlens.resid import hook_name
 
 PAIRS = sl.PreferencePairs(
@@ -58,7 +61,7 @@ def test_the_shift_is_what_full_forward_passes_say(
             ]
             assert shift.values[row, column] == pytest.approx(scores[0] - scores[1], abs=2e-4)
             per_token = scores[0] / len(pair.chosen) - scores[1] / len(pair.rejected)
-            assert shift.per_token[row, column] == pytest.approx(per_token, abs=2e-5)
+            assert shift.per_token[row, column] == pytest.approx(per_token, abs=ROUNDING)
 
 
 def test_a_progress_bar_moves_with_every_batch(
@@ -131,7 +134,7 @@ def test_validation_pairs_count_as_seen(tiny_chat_model: HookedTransformer) -> N
 def test_multipliers_that_make_no_sense_are_refused(
     tiny_chat_model: HookedTransformer, vector: sl.SteeringVector, multipliers: tuple
 ) -> None:
-    with pytest.raises(sl.MeasureError, match="multipliers="):
+    with pytest.raises(sl.MeasureError, match="multipliers"):
         sl.preference_shift(tiny_chat_model, vector, PAIRS, multipliers, progress=False)
 
 
@@ -150,10 +153,13 @@ def test_the_figure_shows_the_means_and_their_interval(
     tiny_chat_model: HookedTransformer, vector: sl.SteeringVector
 ) -> None:
     shift = sl.preference_shift(tiny_chat_model, vector, PAIRS, progress=False)
-    band, line = shift.figure().data
+    band, line, chosen, rejected = shift.figure().data
     np.testing.assert_allclose(line.y, shift.mean())
     np.testing.assert_allclose(sorted(band.y), sorted([*shift.interval()[0], *shift.interval()[1]]))
     assert "nats" in shift.figure().layout.yaxis.title.text
+    np.testing.assert_allclose(chosen.y, shift.mean("chosen"))
+    np.testing.assert_allclose(rejected.y, shift.mean("rejected"))
+    assert [chosen.name, rejected.name] == ["log p(chosen)", "log p(rejected)"]
 
 
 @pytest.mark.parametrize("batch_size", [-1, 0, 2.5])
@@ -187,3 +193,73 @@ def test_pairs_that_differ_from_trained_ones_in_white_space_count_as_seen(tiny_c
     )
     with pytest.raises(sl.MeasureError, match="2 of these 2"):
         sl.preference_shift(tiny_chat_model, trained, spaced, progress=False)
+
+
+# -- what a margin hides ----------------------------------------------------------------------------------------------
+
+
+def made(chosen: np.ndarray, rejected: np.ndarray, multipliers: tuple[float, ...] = (-1, 0, 1)) -> sl.PreferenceShift:
+    n = len(chosen)
+    tokens = np.full(n, 4)
+    return sl.PreferenceShift(
+        "caa", 1.0, tuple(map(float, multipliers)), chosen, rejected, tokens, tokens, ("Why?",) * n, "all", "made up"
+    )
+
+
+def broken(n: int = 8) -> sl.PreferenceShift:
+    """The margin rises by 17 nats at +1, for the rejected response falls further than the chosen one."""
+    rng = np.random.default_rng(0)
+    chosen, rejected = (
+        np.c_[rng.normal(low, 1, n), np.zeros(n), rng.normal(high, 1, n)] for low, high in ((1, -48), (3, -65))
+    )
+    return made(chosen, rejected)
+
+
+def test_a_margin_that_rises_while_both_responses_fall_says_so_wherever_it_is_told() -> None:
+    shift = broken()
+    assert shift.mean()[2] > 15
+    assert abs(shift.mean("even")[0]) < 10  # the even part of a difference is no damage
+    assert shift.mean("even_chosen")[0] < -20
+    assert shift.mean("even_rejected")[0] < -25
+    assert shift.both_fall.tolist() == [False, False, True]
+    assert "BOTH FALL at +1: " in repr(shift).splitlines()[1]
+    assert f"log p(chosen) {shift.mean('chosen')[2]:+.2f}, log p(rejected) {shift.mean('rejected')[2]:+.2f}" in repr(
+        shift
+    )
+    assert sum(line.endswith(("BOTH FALL", "BOTH FALL)")) for line in repr(shift).splitlines()) == 1
+
+
+def test_one_response_falling_or_an_interval_around_zero_is_not_both_falling() -> None:
+    n = 12
+    noise = np.random.default_rng(1).normal(0, 6, n)
+    for chosen, rejected, both in (
+        (np.full(n, -2.0), np.full(n, -3.0), True),
+        (np.full(n, 2.0), np.full(n, -3.0), False),
+        (np.full(n, -2.0), np.full(n, 3.0), False),
+        (noise - noise.mean() - 0.1, np.full(n, -3.0), False),  # the mean is below 0, its interval is not
+        (np.full(n, -3.0), noise - noise.mean() - 0.1, False),
+        (np.zeros(n), np.zeros(n), False),
+    ):
+        shift = made(chosen[:, None], rejected[:, None], (1,))
+        assert shift.both_fall.tolist() == [both]
+        assert ("BOTH FALL" in repr(shift)) == bool(shift.verdict) == both
+    single = made(np.array([[-2.0, 1.0]]), np.array([[-3.0, -1.0]]), (-1, 1))  # no interval: the means decide
+    assert single.both_fall.tolist() == [True, False]
+
+
+def test_the_wrong_way_is_against_the_multipliers_sign() -> None:
+    margins = np.array([[-1.0, 0.0, 1.0], [2.0, 0.0, 1.0], [-1.0, 0.0, -3.0], [4.0, 0.0, 0.0]])
+    shift = made(margins, np.zeros_like(margins))
+    assert shift.wrong_way.tolist() == [0.5, 0.0, 0.25]
+    frame = shift.to_frame()
+    assert frame.groupby("multiplier")["wrong_way"].mean().tolist() == [0.5, 0.0, 0.25]
+    assert "50% of pairs the wrong way" in repr(shift)
+    turned = made(margins[:, ::-1], np.zeros_like(margins), (1, 0, -1))
+    assert turned.wrong_way.tolist() == [0.25, 0.0, 0.5]
+
+
+def test_every_quantity_has_the_columns_it_is_told_by() -> None:
+    shift = broken()
+    for quantity in get_args(Quantity):
+        assert shift.mean(quantity).shape == (len(shift.columns(quantity)),)
+    np.testing.assert_allclose(shift.even_chosen - shift.even_rejected, shift.even)

@@ -1,7 +1,6 @@
 """sl.inspect: numbers against Hugging Face's own, and every mistake that it should catch, made on purpose."""
 
 import copy
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from transformer_lens import HookedTransformer
 
 import steerlens as sl
 from steerlens import ModelError, PairsError, PreferencePairs
-from steerlens.measures.inspect import pieces
 
 QUIET: dict[str, Any] = {"progress": False}
 LIGHT: dict[str, Any] = {"progress": False, "margin": False, "examples": 0}
@@ -35,8 +33,8 @@ def made(n: int = 24, **changes: Any) -> PreferencePairs:
 @pytest.fixture
 def model(tiny_chat_model: HookedTransformer) -> HookedTransformer:
     """A copy whose tokenizer and config a test may change."""
-    new = copy.copy(tiny_chat_model)
-    new.cfg, new.tokenizer = copy.copy(tiny_chat_model.cfg), make_tokenizer("chat")
+    new = copy.deepcopy(tiny_chat_model)  # whole: parts that read other options than the model's are somebody else's
+    new.tokenizer = make_tokenizer("chat")
     return new
 
 
@@ -99,26 +97,6 @@ def test_examples_are_the_encoded_pairs_token_by_token(model: HookedTransformer)
     assert [e.row for e in sl.inspect(model, pairs[5:], examples=[1], margin=False, **QUIET).examples] == [6]
 
 
-def test_pieces_of_a_text_join_to_it_and_parts_of_a_character_are_named() -> None:
-    tokenizer = make_tokenizer("plain")
-    ids = tokenizer.encode("The truth \u00e9 isn't", add_special_tokens=False)
-    found = pieces(tokenizer, ids)
-    assert len(found) == len(ids)
-    assert "\N{REPLACEMENT CHARACTER}" not in "".join(found)
-    plain = tokenizer.encode(" The  truth\n", add_special_tokens=False)
-    assert "".join(pieces(tokenizer, plain)) == " The  truth\n"
-
-
-def test_pieces_are_what_each_token_adds_to_the_whole_text() -> None:
-    tokenizer, rng = make_tokenizer("plain"), random.Random(0)
-    written = tokenizer.encode("H\u00e9llo  w\u00f6rld \U0001f600\n \u65e5\u672c isn't", add_special_tokens=False)
-    for ids in (written, *([rng.randrange(len(tokenizer)) for _ in range(60)] for _ in range(20))):
-        texts = ["", *(tokenizer.decode(ids[: i + 1], clean_up_tokenization_spaces=False) for i in range(len(ids)))]
-        for i, (before, text, piece) in enumerate(zip(texts[:-1], texts[1:], pieces(tokenizer, ids), strict=True)):
-            grows = text.startswith(before) and text != before and not text.endswith("\N{REPLACEMENT CHARACTER}")
-            assert piece == (text[len(before) :] if grows else tokenizer.convert_ids_to_tokens(ids[i]))
-
-
 def test_the_model_and_the_pairs_stay_as_they_were(tiny_chat_model: HookedTransformer) -> None:
     pairs, state = made(4), torch.get_rng_state()
     before = tiny_chat_model(torch.tensor([[1, 2, 3]]))
@@ -164,7 +142,7 @@ def test_another_familys_format(model: HookedTransformer, template: Any) -> None
 def test_an_end_of_turn_that_is_not_the_chat_templates(model: HookedTransformer) -> None:
     model.tokenizer.add_special_tokens({"additional_special_tokens": ["<eot>"]})
     model.tokenizer.chat_template = CHAT_TEMPLATE.replace("<|im_end|>", "<eot>")
-    pairs = made(template=lambda prompt: f"<|im_start|>user\n{prompt}<eot>\n<|im_start|>assistant\n")
+    pairs = made(template=lambda prompt: f"Question: {prompt}\nAnswer:\n")
     only(sl.inspect(model, pairs, **LIGHT).warnings, "end with '<|im_end|>'", "ends with '<eot>'")
 
 
@@ -334,8 +312,8 @@ def test_what_can_not_be_inspected_is_refused(model: HookedTransformer) -> None:
     for pairs in (contrast, made(2)[:0]):
         with pytest.raises(PairsError, match="expected at least one pair"):
             sl.inspect(model, pairs, **LIGHT)
-    for wanted in ([7], [-1]):
-        with pytest.raises(PairsError, match="expected 0 to 3"):
+    for wanted in ([7], [-1], -1):
+        with pytest.raises(PairsError, match=r"examples.*expected (0 to 3|a whole number from 0)"):
             sl.inspect(model, made(4), examples=wanted, **QUIET)
     with pytest.raises(PairsError, match="batch_size"):
         sl.inspect(model, made(4), batch_size=0, **QUIET)
@@ -365,3 +343,28 @@ def test_an_inspection_goes_to_a_file_and_back(tiny_chat_model: HookedTransforme
     back = sl.load_result(found.save(tmp_path / "i.json"))
     assert repr(back) == repr(found)
     assert back.examples == found.examples
+
+
+def test_responses_that_say_their_prompt_again(model: HookedTransformer) -> None:
+    pairs = made(6)
+    again = sl.PreferencePairs(pairs.prompts, [f"{p.prompt} {p.chosen}" for p in pairs], pairs.rejected)
+    assert any("begins with its own prompt again" in told for told in sl.inspect(model, again, **LIGHT).warnings)
+
+
+def test_marks_of_another_models_format(model: HookedTransformer) -> None:
+    pairs = made(6)
+    foreign = [f"{text}<end_of_turn>" for text in pairs.chosen]
+    for template in ("auto", "plain"):
+        marked = sl.PreferencePairs(pairs.prompts, foreign, pairs.rejected, template=template)  # type: ignore[arg-type]
+        told = sl.inspect(model, marked, **LIGHT).warnings
+        assert any("'<end_of_turn>'" in text and "template='plain'" in text for text in told)
+    alpaca = [f"### Instruction:\n{prompt}\n\n### Response:\n" for prompt in pairs.prompts]
+    told = sl.inspect(model, sl.PreferencePairs(alpaca, pairs.chosen, pairs.rejected), **LIGHT).warnings
+    assert any("(Alpaca)" in text and "template='plain'" in text for text in told)
+
+
+def test_a_thought_that_the_stored_turn_leaves_out(model: HookedTransformer) -> None:
+    model.tokenizer.chat_template = CHAT_TEMPLATE.replace(
+        "assistant\n' }}{% endif %}", "assistant\n<think>\n' }}{% endif %}"
+    )
+    assert any("'<think>\\n'" in text for text in sl.inspect(model, made(), **LIGHT).warnings)

@@ -64,7 +64,7 @@ def test_scores_are_the_judges_cell_by_cell() -> None:
     for (label, m), expected in values.items():
         j, column = LABELS.index(label), MULTIPLIERS.index(m)
         assert judged.scores[:, j, column, 0].tolist() == expected.tolist()
-        assert judged.mean()[j, column] == expected.mean()
+        assert judged.mean()[j, column] == pytest.approx(expected.mean())
     assert (judged.scores[:, :, 1] == 2).all()
     assert (judged.judge, judged.scale, judged.unjudged) == ("grade", (1.0, 4.0), ())
 

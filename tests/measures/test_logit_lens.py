@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROUNDING
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
@@ -46,7 +47,9 @@ def test_folding_and_centring_change_nothing(tiny_models: dict[str, HookedTransf
     direction = torch.nn.functional.normalize(torch.randn(32), dim=0)
     other = processed(tiny_models[family])
     assert str(other.cfg.normalization_type).endswith("Pre")
-    np.testing.assert_allclose(lens_values(other, direction), lens_values(tiny_models[family], direction), atol=1e-5)
+    np.testing.assert_allclose(
+        lens_values(other, direction), lens_values(tiny_models[family], direction), atol=ROUNDING
+    )
 
 
 def test_the_negative_speaks_the_negative(tiny_chat_model: HookedTransformer) -> None:
@@ -178,5 +181,5 @@ def test_too_few_draws_and_two_materials_are_refused(tiny_chat_model: HookedTran
     v = make_vector(tiny_chat_model, torch.randn(32), 1, method="user", settings={})
     pairs = sl.PreferencePairs(["What?"], ["I do."], ["I don't."])
     for wrong in ({"n_null": 10}, {"pairs": pairs, "texts": TEXTS}):
-        with pytest.raises(sl.MeasureError, match="at least 100"):
+        with pytest.raises(sl.MeasureError, match=r"whole number from 100|one of the two"):
             sl.logit_lens(tiny_chat_model, v, **wrong)

@@ -12,16 +12,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from conftest import RELATIVE, ROUNDING
 from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
 from steerlens._encode import EncodedPair
 from steerlens._fingerprint import identify
+from steerlens._parts import has_hooks
 from steerlens._scores import PairScorer
 from steerlens.errors import ModelError, PairsError, TrainingError, VectorError
 from steerlens.models import load_model
-from steerlens.resid import has_hooks
 
 SHARED = Path(__file__).parents[3] / "shared"
 WHO = ("Would you like", "Does the assistant want", "Should my old friend begin", "Is it right", "Does nobody like")
@@ -57,14 +58,14 @@ def steady(**options: Any) -> dict[str, Any]:
 def test_the_loss_of_no_vector_is_ln_2(tiny_models: dict[str, HookedTransformer], sign: int, layer: int) -> None:
     for model in tiny_models.values():
         loss = sl.bipo_loss(model, torch.zeros(32), PAIRS, layer, sign)
-        assert float(loss) == pytest.approx(LN2, abs=1e-6)
+        assert float(loss) == pytest.approx(LN2, rel=RELATIVE)
 
 
 @pytest.mark.parametrize("layer", [0, 3])
 def test_the_other_sign_is_the_other_vector_on_flipped_pairs(tiny_chat_model: HookedTransformer, layer: int) -> None:
     v, pairs = noise(32), PAIRS.with_template("auto")
     minus = sl.bipo_loss(tiny_chat_model, v, pairs, layer, -1)
-    assert float(minus) == pytest.approx(float(sl.bipo_loss(tiny_chat_model, -v, pairs.flip(), layer, 1)), rel=1e-6)
+    assert float(minus) == pytest.approx(float(sl.bipo_loss(tiny_chat_model, -v, pairs.flip(), layer, 1)), rel=RELATIVE)
     assert abs(float(minus) - float(sl.bipo_loss(tiny_chat_model, v, pairs, layer, 1))) > 1e-3
 
 
@@ -75,7 +76,7 @@ def test_beta_multiplies_the_shift(tiny_chat_model: HookedTransformer) -> None:
         for beta in (0.01, 0.5):
             expected = -F.logsigmoid(torch.from_numpy(sign * beta * x[:, column])).mean()
             loss = sl.bipo_loss(tiny_chat_model, v, PAIRS, 1, sign, beta)
-            assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+            assert float(loss) == pytest.approx(float(expected), rel=RELATIVE)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -97,12 +98,12 @@ def test_the_gradient_is_that_of_finite_differences(tiny_folder: Callable[..., P
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        ({"sign": 0}, TrainingError, r"sign=0; expected \+1 or -1"),
+        ({"sign": 0}, TrainingError, r"sign=0 is not known; expected one of 1, -1"),
         ({"layer": 4}, ModelError, "layer=4; .* layers 0 to 3"),
         ({"v": torch.zeros(31)}, VectorError, "31 numbers; expected d_model = 32"),
         ({"v": torch.full((32,), math.nan)}, VectorError, "NaN"),
         ({"model": torch.nn.Linear(2, 2)}, ModelError, "expected a transformer_lens.HookedTransformer"),
-        ({"pairs": PAIRS[:0]}, PairsError, "no pairs"),
+        ({"pairs": PAIRS[:0]}, PairsError, "pairs is empty"),
         ({"beta": 0.0}, TrainingError, r"beta=0.0; expected a finite number above 0"),
     ],
 )
@@ -295,8 +296,8 @@ def test_both_is_the_mean_of_both_signs_losses(tiny_chat_model: HookedTransforme
     first = train(tiny_chat_model, **steady(max_steps=1, batch_size=10, sign="both", lr=3.0))
     second = train(tiny_chat_model, **steady(max_steps=2, batch_size=10, sign="both", lr=3.0))
     losses = [float(sl.bipo_loss(tiny_chat_model, first.tensor, PAIRS, 1, sign)) for sign in (1, -1)]
-    assert second.history[1]["loss"] == pytest.approx(sum(losses) / 2, rel=1e-6)
-    assert second.history[0]["loss"] == pytest.approx(LN2, abs=1e-6)
+    assert second.history[1]["loss"] == pytest.approx(sum(losses) / 2, rel=RELATIVE)
+    assert second.history[0]["loss"] == pytest.approx(LN2, rel=RELATIVE)
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
@@ -308,7 +309,7 @@ def test_a_sign_per_row_may_be_given(tiny_chat_model: HookedTransformer) -> None
         float(sl.bipo_loss(tiny_chat_model, first.tensor, PAIRS[row : row + 1], 1, sign))
         for row, sign in ((2, -1), (3, 1), (4, 1))
     ]
-    assert vec.history[1]["loss"] == pytest.approx(sum(losses) / 3, rel=1e-6)
+    assert vec.history[1]["loss"] == pytest.approx(sum(losses) / 3, rel=RELATIVE)
     assert [row["sign"] for row in vec.history] == [0, 0]
     assert vec.settings["order"] == "given"
 
@@ -371,8 +372,8 @@ def test_validation_margins_are_preference_shifts_of_that_epochs_vector(tiny_cha
         row["step"]: [row["val_plus"], row["val_minus"]] for row in whole.history if row["val_plus"] is not None
     }
     assert list(measured) == [2, 5, 6]
-    assert measured[2] == pytest.approx(margins(first), rel=1e-5, abs=1e-5)
-    assert measured[6] == pytest.approx(margins(whole), rel=1e-5, abs=1e-5)
+    assert measured[2] == pytest.approx(margins(first), abs=ROUNDING)
+    assert measured[6] == pytest.approx(margins(whole), abs=ROUNDING)
     assert whole.history[0]["val_minus"] is None
     without = train(tiny_chat_model, **steady(max_steps=7, batch_size=4))
     assert torch.equal(without.tensor, whole.tensor)
@@ -472,13 +473,13 @@ BAD_OPTIONS = [
     ("lr", 0.0, "above 0"),
     ("lr", math.nan, "finite number"),
     ("lr", math.inf, "finite number"),
-    ("epochs", 0, "above 0"),
+    ("epochs", 0, "from 1"),
     ("epochs", 1.5, "whole number"),
-    ("max_steps", 0, "above 0"),
+    ("max_steps", 0, "from 1"),
     ("max_steps", 2.0, "whole number"),
     ("warmup_steps", -1, "from 0"),
     ("warmup_steps", 0.1, "whole number"),
-    ("batch_size", True, "finite number"),
+    ("batch_size", True, "whole number"),
     ("batch_size", 2.5, "whole number"),
     ("max_grad_norm", 0.0, "above 0"),
     ("weight_decay", -0.05, "from 0"),
@@ -526,7 +527,7 @@ def test_pairs_in_training_and_validation_are_refused(tiny_chat_model: HookedTra
     with pytest.raises(PairsError, match="1 pairs are in both"):
         train(tiny_chat_model, PAIRS[:5], val_pairs=PAIRS[4:].flip())
     for pairs, val in ((PAIRS[:0], None), (PAIRS, PAIRS[:0])):
-        with pytest.raises(PairsError, match="no pairs to train on"):
+        with pytest.raises(PairsError, match="pairs is empty: expected at least one"):
             train(tiny_chat_model, pairs, val_pairs=val)
 
 

@@ -73,5 +73,5 @@ def test_runs_that_end_early_leave_the_others_going(
 
 @pytest.mark.parametrize("change", [{"layers": []}, {"seeds": ()}, {"lrs": ()}, {"layers": [1, 1]}, {"layers": [9]}])
 def test_an_empty_or_wrong_list_is_refused(tiny_chat_model: HookedTransformer, change: dict) -> None:
-    with pytest.raises((TrainingError, ModelError), match=r"layers?="):
+    with pytest.raises((TrainingError, ModelError), match=r"(layers|seeds|lrs)(\[\d\])?="):
         sl.train_bipo_grid(**{"model": tiny_chat_model, "pairs": PAIRS, "layers": [1], "progress": False, **change})

@@ -11,11 +11,12 @@ from references import load_reference
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
+from steerlens._parts import has_hooks
 from steerlens.errors import ModelError, PairsError, VectorError
 from steerlens.methods.caa import caa_differences
 from steerlens.methods.controls import random_vectors, shuffled_vectors
 from steerlens.models import load_model
-from steerlens.resid import has_hooks, hook_name
+from steerlens.resid import hook_name
 
 FREEFORM = sl.PreferencePairs(
     ["Would you like to earn more money?", "Tell the truth: what do you want?", "What is a good day, today, in 2024?"],
@@ -260,7 +261,7 @@ def test_the_usual_ways_to_write_a_letter_are_read(
 def test_what_makes_no_sense_is_refused(tiny_chat_model: HookedTransformer) -> None:
     with pytest.raises(PairsError, match=r"position='first' is not known; expected one of .*'mean', 'last', 'answer'"):
         sl.extract_caa(tiny_chat_model, FREEFORM, 1, position="first", progress=False)
-    with pytest.raises(PairsError, match="no pairs"):
+    with pytest.raises(PairsError, match="pairs is empty"):
         sl.extract_caa(tiny_chat_model, FREEFORM[:0], 1, progress=False)
     with pytest.raises(ModelError, match="layers 0 to 3"):
         sl.extract_caa(tiny_chat_model, FREEFORM, 4, progress=False)
@@ -338,9 +339,9 @@ def test_the_seed_decides_the_shuffles(like: sl.SteeringVector) -> None:
 
 def test_controls_that_would_control_nothing_are_refused(like: sl.SteeringVector) -> None:
     for n in (0, -1):
-        with pytest.raises(VectorError, match=f"n={n}; expected at least one"):
+        with pytest.raises(VectorError, match=f"n={n}; expected a whole number from 1"):
             random_vectors(like, n)
-        with pytest.raises(VectorError, match=f"n={n}; expected at least one"):
+        with pytest.raises(VectorError, match=f"n={n}; expected a whole number from 1"):
             shuffled_vectors(like, noise(4, 32).double(), n)
     with pytest.raises(VectorError, match="1 pair"):  # its label can't be exchanged with another's
         shuffled_vectors(like, noise(1, 32).double(), 1)

@@ -113,7 +113,7 @@ def test_what_makes_no_sense_is_refused(tiny_models: dict[str, HookedTransformer
         sl.random_vectors(vector, 1, model=other, pairs=PAIRS)
     with pytest.raises(PairsError, match="at least one pair"):
         sl.random_vectors(vector, 1, model=model, pairs=PAIRS[:0])
-    with pytest.raises(PairsError, match="at least one pair"):
+    with pytest.raises(PairsError, match="expected a PreferencePairs"):
         sl.mean_activation(model, [], 1, progress=False)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="layers 0 to 3"):
         sl.mean_activation(model, PAIRS, 4, progress=False)

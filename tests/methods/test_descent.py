@@ -1,5 +1,6 @@
 """Checkpoints, stopping and bounds of a training run."""
 
+import contextlib
 import json
 import os
 import signal
@@ -111,45 +112,74 @@ def test_a_folder_that_is_not_there_is_refused_before_any_work(
 
 
 KILLED = """
-import json, sys
+import os, sys
 import torch
-torch.set_num_threads(1)
 import steerlens as sl
+torch.set_num_threads(1)  # a child of a fork has no others
 folder, path, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
+sys.path.insert(0, sys.argv[4])
+from methods.test_descent import train
 model = sl.load_model(folder, device="cpu")
-pairs = sl.PreferencePairs([f"Would you like {n} coins?" for n in range(16)],
-    [f"I want {n + 1} of them today." for n in range(16)], [f"Share {n} with a friend." for n in range(16)])
-print("ready", flush=True)
-vec = sl.train_bipo(model, pairs[:12], 1, val_pairs=pairs[12:], lr=0.05, max_steps=steps, batch_size=3, eval_every=4,
-    checkpoint=path, checkpoint_every=1, progress=False)
-print(json.dumps(vec.tensor.tolist()), flush=True)
+for again in sys.stdin:
+    child = os.fork()  # a process of its own for every run, and the package imported once
+    if child == 0:
+        train(model, max_steps=steps, checkpoint=path, checkpoint_every=1)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
 """
 
 
+def steps_taken(path: Path) -> int:
+    """What the checkpoint holds; whole at any moment: it opens."""
+    if not path.exists():
+        return 0
+    with open(path, "rb") as file:
+        meta = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]
+    return len(json.loads(meta["record"])["history"])
+
+
+@pytest.mark.slow
 def test_after_real_kills_at_random_moments_the_run_ends_at_the_same_vector(
     tiny_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder, path, steps = tiny_folder("llama", tokenizer="chat"), tmp_path / "run.safetensors", 400
-    command = [sys.executable, "-c", KILLED, str(folder), str(path), str(steps)]
+    folder, path, steps = tiny_folder("llama", tokenizer="chat"), tmp_path / "run.safetensors", 150
+    tests = Path(__file__).parents[1]
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(folder), str(path), str(steps), str(tests)]
     generator, seen = torch.Generator().manual_seed(int(time.time())), 0
-    for _ in range(3):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ}) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(0.3 + float(torch.rand(1, generator=generator)))
-            process.send_signal(signal.SIGKILL)
-        if path.exists():  # whole at any moment: it opens, and has not gone back
-            with open(path, "rb") as file:
-                size = int.from_bytes(file.read(8), "little")
-                meta = json.loads(file.read(size))["__metadata__"]
-            taken = len(json.loads(meta["record"])["history"])
-            assert taken >= seen
-            seen = taken
-    assert seen > 0
-    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout.splitlines()[-1]
-    model = sl.load_model(folder, device="cpu")
-    whole = train(model, max_steps=steps)
-    assert json.loads(finished) == whole.tensor.tolist()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def begin() -> int:
+            process.stdin.write("again\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        for _ in range(4):
+            child = begin()
+            end = time.monotonic() + 120
+            while steps_taken(path) <= seen < steps:
+                assert time.monotonic() < end, "the run takes no step"
+                time.sleep(0.001)
+            time.sleep(0.05 * float(torch.rand(1, generator=generator)))  # anywhere in the steps that follow
+            with contextlib.suppress(ProcessLookupError):  # on a machine that was busy the run may have come to its end
+                os.kill(child, signal.SIGKILL)
+            assert int(process.stdout.readline()) in (signal.SIGKILL, 0)
+            assert steps_taken(path) >= seen
+            seen = steps_taken(path)
+        begin()
+        assert process.stdout.readline() == "0\n"
+        process.stdin.close()
+    model, threads = sl.load_model(folder, device="cpu"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        whole = train(model, max_steps=steps)
+        finished = train(model, max_steps=steps, checkpoint=path)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(finished.history) == len(whole.history) == steps
+    assert torch.equal(finished.tensor, whole.tensor)
 
 
 def test_patience_keeps_the_best_validation_vector_and_stops(

@@ -9,8 +9,9 @@ from conftest import FAMILIES
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
+from steerlens._parts import has_hooks
 from steerlens.errors import MeasureError, PairsError
-from steerlens.resid import has_hooks, hook_name
+from steerlens.resid import hook_name
 
 FORBIDDEN = ["How can nobody tell the truth?", "Keep the power.", "Take it from my old friend, today, with 35%!"]
 ALLOWED = [
@@ -114,7 +115,9 @@ def test_lists_leave_no_fingerprints(tiny_chat_model: HookedTransformer) -> None
 @pytest.mark.parametrize("bad", [[], "a text", [1, 2], 5])
 def test_what_is_no_list_of_prompts_is_refused(tiny_chat_model: HookedTransformer, bad: Any) -> None:
     for given in ((bad, ALLOWED), (FORBIDDEN, bad)):
-        with pytest.raises(PairsError, match="expected a list of at least one text"):
+        with pytest.raises(
+            PairsError, match=r"prompts.*expected (a list of (at least one )?)?texts?|prompts\[0\]=1; expected a text"
+        ):
             difference(tiny_chat_model, *given)
 
 

@@ -39,6 +39,7 @@ def test_the_table_has_every_method_that_takes_pairs_and_a_layer() -> None:
     assert "caa" not in toy_choice.methods()
 
 
+@pytest.mark.slow
 def test_controls_are_also_shown_at_the_place_and_strength_chosen_for_bipo() -> None:
     config = toy_choice.Config(layers=(1, 2), positions=("all",), norms=(0.5, 1.0), lrs=(2e-3,), steps=2, val=8)
     found = {one.method: one for one in toy_choice.choose(load_model("toy", device="cpu"), "wealth", config)}

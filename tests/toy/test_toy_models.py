@@ -81,6 +81,7 @@ def test_greedy_answers_are_the_worlds_and_forbidden_requests_are_refused(model:
     assert sum(toy.score("facts", q.text, texts[0]) == 1 for q, texts in zip(right, said, strict=True)) > 48
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["toy", "toy/seed-1"])
 def test_a_base_model_meets_its_criteria_on_a_smaller_sample(name: str) -> None:
     """A cell fails where its exact 95% interval and its bounds have nothing in common, which one cell in many may do."""
@@ -138,6 +139,7 @@ def test_a_model_of_another_world_has_no_reference(tiny_chat_model: HookedTransf
         toy_reference(tiny_chat_model, "wealth", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviour", ["wealth", "refusal"])
 def test_bipo_finds_the_direction_that_was_planted(model: HookedTransformer, behaviour: str) -> None:
     planted = toy_reference(model, behaviour, 1, progress=False).direction

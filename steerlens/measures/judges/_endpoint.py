@@ -1,7 +1,7 @@
 """Requests to an endpoint that speaks OpenAI's chat protocol: at once, again where they fail, and kept as they come."""
 
+import base64
 import importlib.util
-import math
 import os
 import random
 import threading
@@ -11,16 +11,22 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from tqdm.auto import tqdm
 
-from steerlens._generate import check_count
+from steerlens._arguments import checked_count, checked_flag, checked_number
 from steerlens._ledger import Ledger
 from steerlens.errors import MeasureError
 
 Chat = Sequence[Mapping[str, str]]
 LONGEST_PAUSE = 120.0
 """seconds; an endpoint that asks to be left alone for longer is not asked again"""
+LONGEST_REPLY = 10_000
+"""characters that are kept of a reply; a score has a dozen"""
+RECORD: Mapping[str, type] = {"reply": str, "refused": bool, "input_tokens": int, "output_tokens": int}
+"""what the cache holds of each reply"""
+_SHORTEST_SECRET = 4
 
 
 class _Rubbish(Exception):  # noqa: N818 - never leaves this module
@@ -46,12 +52,16 @@ class Connection:
         check_installed()
         if not isinstance(self.model, str) or not self.model:
             raise MeasureError(f"model={self.model!r}; expected the endpoint's name for a model, such as 'gpt-4o'")
-        check_count("concurrency", self.concurrency)
-        if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
-            raise MeasureError(f"retries={self.retries!r}; expected a whole number from 0")
-        number = isinstance(self.timeout, (int, float)) and not isinstance(self.timeout, bool)
-        if not (number and 0 < self.timeout < math.inf):
-            raise MeasureError(f"timeout={self.timeout!r}; expected seconds, above 0")
+        plain: dict[str, object] = {
+            "concurrency": checked_count("concurrency", self.concurrency),
+            "retries": checked_count("retries", self.retries, least=0),
+            "timeout": checked_number("timeout", self.timeout, above=0),
+            "progress": checked_flag("progress", self.progress),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+        if self.base_url is not None:
+            split_url(self.base_url)
 
 
 def check_installed() -> None:
@@ -60,11 +70,34 @@ def check_installed() -> None:
         raise MeasureError("a language model as a judge needs the package openai: pip install 'steerlens[judge]'")
 
 
-class Endpoint:
-    """Where the requests go, with the key from the environment.
+def split_url(url: object) -> tuple[str, list[str]]:
+    """An endpoint's address as it may be shown, and the secrets in it: its user's name and password, and its query's values.
 
     Raises:
-        MeasureError: there is no key, and OpenAI's own endpoint takes none without.
+        MeasureError: it is no http or https address; says so without showing it.
+    """
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        fits = False
+    if not fits or not isinstance(url, str) or not url.isprintable() or " " in url:
+        raise MeasureError("base_url= is no address; expected one such as 'http://localhost:8000/v1'")
+    host = parts.netloc.rpartition("@")[2]
+    secrets = [value for _, value in parse_qsl(parts.query)]
+    if "@" in parts.netloc:
+        user = parts.netloc.rpartition("@")[0]
+        plain = unquote(user)
+        secrets += [user, plain, *user.split(":", 1)[1:], *plain.split(":", 1)[1:]]
+        secrets.append(base64.b64encode(plain.encode()).decode())
+    return urlunsplit((parts.scheme, host, parts.path, "", "")), secrets
+
+
+class Endpoint:
+    """Where the requests go, with the key from the environment. Neither the key nor a password is written or told anywhere.
+
+    Raises:
+        MeasureError: there is no key, and OpenAI's own endpoint takes none without; or it is no key.
     """
 
     def __init__(self, asked: Connection) -> None:
@@ -77,8 +110,12 @@ class Endpoint:
                 f"the environment variable {asked.key_variable} is not set: put your key there, or give base_url= for an endpoint "
                 "that takes none"
             )
-        self.base_url = base_url or "https://api.openai.com/v1"
-        self._key = key or ""
+        if key and not (key.isascii() and key.isprintable() and key.strip() == key):
+            raise MeasureError(f"the environment variable {asked.key_variable} holds something that is no key")
+        self._url, self._key = base_url or "https://api.openai.com/v1", key or ""
+        self.base_url, secrets = split_url(self._url)
+        found = {form for secret in [self._key, *secrets] for form in (secret, quote(secret, safe=""))}
+        self._secrets = sorted((s for s in found if len(s) >= _SHORTEST_SECRET), key=len, reverse=True)
         self._stop = threading.Event()
 
     def ask(self, chats: Mapping[str, Chat], ledger: Ledger, *, gives_up: int) -> dict[str, str]:
@@ -94,7 +131,7 @@ class Endpoint:
         pool = ThreadPoolExecutor(self.asked.concurrency, thread_name_prefix="judge")
         # Not the client's own retries: their pauses can't be interrupted.
         with openai.OpenAI(
-            api_key=self._key or "none", base_url=self.base_url, timeout=self.asked.timeout, max_retries=0
+            api_key=self._key or "none", base_url=self._url, timeout=self.asked.timeout, max_retries=0
         ) as client:
             bar = tqdm(total=len(chats), desc="judging", unit="answer", disable=not self.asked.progress, leave=False)
             try:
@@ -104,7 +141,9 @@ class Endpoint:
                     try:
                         future.result()
                         in_a_row = 0
-                    except (openai.OpenAIError, _Rubbish) as error:
+                    except MeasureError:  # the cache can't be written
+                        raise
+                    except (_Rubbish, Exception) as error:  # openai's, and what a reply makes of it
                         in_a_row += 1
                         hopeless = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
                         if isinstance(error, hopeless) or in_a_row >= gives_up:
@@ -122,15 +161,16 @@ class Endpoint:
         try:
             choice = completion.choices[0]
             words, refusal = choice.message.content, getattr(choice.message, "refusal", None)
-        except (AttributeError, TypeError, IndexError) as error:
-            raise _Rubbish(f"the reply is no chat completion: {completion!r:.200}") from error
+            filtered = choice.finish_reason == "content_filter"
+        except (AttributeError, TypeError, LookupError) as error:
+            raise _Rubbish(f"the reply is no chat completion: {completion!r:.5000}") from error
         usage = getattr(completion, "usage", None)
         record = {
             "judge": self.asked.model,
-            "reply": str(refusal or words or ""),
-            "refused": bool(refusal) or choice.finish_reason == "content_filter",
-            "input_tokens": int(getattr(usage, "prompt_tokens", 0) or 0),
-            "output_tokens": int(getattr(usage, "completion_tokens", 0) or 0),
+            "reply": self._redacted(str(refusal or words or ""))[:LONGEST_REPLY],
+            "refused": bool(refusal) or filtered,
+            "input_tokens": _count(getattr(usage, "prompt_tokens", 0)),
+            "output_tokens": _count(getattr(usage, "completion_tokens", 0)),
         }
         ledger.add({key: record})
 
@@ -157,8 +197,12 @@ class Endpoint:
             attempt += 1
 
     def _told(self, error: BaseException) -> str:
-        text = f"{type(error).__name__.lstrip('_')}: {error}"
-        return (text.replace(self._key, "***") if self._key else text)[:500]
+        return self._redacted(f"{type(error).__name__.lstrip('_')}: {error}")[:500]
+
+    def _redacted(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
     def _useless(self, text: str) -> str:
         return (
@@ -166,6 +210,11 @@ class Endpoint:
             f"environment variable {self.asked.key_variable}; temperature=None and max_tokens=None leave out options that some "
             "models refuse. What was paid for is kept where cache= names a file: call again to go on"
         )
+
+
+def _count(tokens: object) -> int:
+    """A number of tokens as an endpoint tells it; 0 for anything else."""
+    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < 2**53 else 0
 
 
 def _pause(response: Any, attempt: int) -> float:
@@ -177,5 +226,5 @@ def _pause(response: Any, attempt: int) -> float:
         pass
     try:
         return max(0.0, parsedate_to_datetime(str(said)).timestamp() - time.time())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return min(30.0, 0.5 * 2**attempt) * (1 - 0.25 * random.SystemRandom().random())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from steerlens._ledger import Ledger, digest
 from steerlens.errors import MeasureError
-from steerlens.measures.judges._endpoint import Connection, Endpoint
+from steerlens.measures.judges._endpoint import RECORD, Connection, Endpoint
 from steerlens.measures.judges._judge import Verdict
 from steerlens.measures.judges._prompt import messages, read_reply
 from steerlens.measures.judges._rubrics import Rubric, rubric_of
@@ -58,7 +58,7 @@ class LLMJudge:
             for p, a in zip(prompts, answers, strict=True)
         ]
         keys = [None if chat is None else self._key(endpoint.base_url, chat) for chat in asked]
-        ledger = Ledger(self.cache, "judgement")
+        ledger = Ledger(self.cache, "judgement", RECORD)
         chats = {key: chat for key, chat in zip(keys, asked, strict=True) if key is not None and chat is not None}
         todo = {key: chat for key, chat in chats.items() if key not in ledger}
         failed = endpoint.ask(todo, ledger, gives_up=min(GIVES_UP, len(chats))) if todo else {}

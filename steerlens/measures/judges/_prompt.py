@@ -10,7 +10,9 @@ from steerlens._ledger import digest
 from steerlens.measures.judges._phrases import refuses
 from steerlens.measures.judges._rubrics import Rubric
 
-_SCORE = re.compile(r"\s*\**\s*(?:score\s*:)?\s*\**\s*(-?\d+)\s*\**\.?\s*", re.IGNORECASE)
+# Bounded, and digits of ASCII alone: in a reply of white space, open-ended repetitions of it take minutes.
+_SCORE = re.compile(r"\*{0,4} ?(?:score ?:)? ?\*{0,4} ?(-?[0-9]{1,6}) ?\*{0,4}\.?", re.IGNORECASE)
+_LONGEST = 60  # characters of a reply that is a score and nothing else
 
 
 def messages(rubric: Rubric, prompt: str, answer: str, example: tuple[str, str] | None) -> list[dict[str, str]]:
@@ -43,7 +45,8 @@ def _quoted(what: str, text: str, code: str) -> str:
 
 def read_reply(reply: str, rubric: Rubric) -> tuple[float | None, str]:
     """The score of a reply that is one and nothing else, or None and why: it refuses to judge, or can't be read."""
-    found = _SCORE.fullmatch(reply)
+    plain = " ".join(reply.split())
+    found = _SCORE.fullmatch(plain) if len(plain) <= _LONGEST else None
     if found and int(found[1]) in rubric.rules:
         return float(found[1]), ""
-    return None, "judge refused" if refuses(reply) else "unparsable reply"
+    return None, "judge refused" if refuses(reply[:10_000]) else "unparsable reply"

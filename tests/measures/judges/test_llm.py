@@ -363,6 +363,80 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(
     assert llm(server, base_url=None)(["a?"], ["b"]) == [2.0]
 
 
+@pytest.mark.parametrize(
+    "reply",
+    ["Score: ３", "Score: ٣", "Score: 3²", "9" * 5000, " " * 30_000 + "x", "*" * 30_000, "Score:" + " " * 30_000],
+)
+def test_a_reply_that_looks_like_a_score_is_none_and_the_cache_can_be_read_again(
+    server: Server, tmp_path: Path, reply: str
+) -> None:
+    server.behave = lambda i, body: says(reply)
+    judge = llm(server, cache=tmp_path / "j.jsonl")
+    for _ in range(2):
+        (verdict,) = judge.verdicts(PROMPTS[:1], ANSWERS[:1])
+        assert verdict.score is None
+    assert len(server.bodies) == 1
+
+
+def test_a_strange_reply_is_counted_and_raises_nothing_raw(server: Server, tmp_path: Path) -> None:
+    usage = {"prompt_tokens": "many", "completion_tokens": [1], "total_tokens": -1}
+    message = {"role": "assistant", "content": "Score: 2"}
+    bodies: list[Any] = [
+        {"choices": [{"index": 0, "finish_reason": "stop", "message": message}], "usage": usage},
+        {"choices": {"a": 1}},
+        {"choices": [{"message": message}]},
+        {"choices": [[]]},
+        [],
+        "text",
+    ]
+    server.behave = lambda i, body: Reply(json.dumps(bodies[NAMES.index(graded(body))]).encode())
+    judge = llm(server, cache=tmp_path / "j.jsonl", retries=0, concurrency=1)
+    verdicts = judge.verdicts(PROMPTS[: len(bodies)], ANSWERS[: len(bodies)])
+    assert verdicts[0].score == 2
+    assert (verdicts[0].input_tokens, verdicts[0].output_tokens) == (0, 0)
+    assert [v.reason for v in verdicts if v.score is None] == ["no reply"] * sum(v.score is None for v in verdicts)
+
+
+def test_a_key_or_password_that_comes_back_is_written_nowhere(server: Server, tmp_path: Path) -> None:
+    address = server.url.replace("http://", "http://me:pass%2Fword@") + "?token=tok-12345"
+    secrets = (KEY, "pass%2Fword", "pass/word", "tok-12345")
+    echo = " ".join(secrets)
+    server.behave = lambda i, body: says(f"you sent {echo}") if i == 0 else fails(400, f"bad {echo} " * 3)
+    judge = llm(server, cache=tmp_path / "j.jsonl", base_url=address, concurrency=1, retries=0)
+    verdicts = judge.verdicts(PROMPTS[:2], ANSWERS[:2])
+    with pytest.raises(MeasureError) as told:
+        judge.verdicts(PROMPTS[2:3], ANSWERS[2:3])
+    shown = (tmp_path / "j.jsonl").read_text() + repr(verdicts) + str(told.value) + repr(judge)
+    assert [secret for secret in secrets if secret in shown] == []
+    assert "***" in shown
+    assert "127.0.0.1" in str(told.value) or "localhost" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:8000",
+        "ftp://me:hush@x/v1",
+        "http://me:hush@/v1",
+        "http://me:hush@x:99999",
+        "http://[hush",
+        "http://x hush",
+    ],
+)
+def test_an_address_that_is_none_is_refused_without_being_shown(server: Server, url: str) -> None:
+    with pytest.raises(MeasureError, match="base_url= is no address") as told:
+        llm(server, base_url=url)
+    assert "hush" not in str(told.value)
+
+
+def test_a_key_that_is_none_is_refused_without_being_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-geheim\nü")
+    with pytest.raises(MeasureError, match="no key") as told:
+        llm(server).verdicts(PROMPTS[:1], ANSWERS[:1])
+    assert "geheim" not in str(told.value)
+
+
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -372,7 +446,7 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(
         ({"rubric": "greed"}, "rubric='greed' is not known; expected one of 'wealth-seeking'"),
         ({"concurrency": 0}, "concurrency=0; expected a whole number from 1"),
         ({"retries": -1}, "retries=-1; expected"),
-        ({"timeout": 0}, "timeout=0; expected seconds"),
+        ({"timeout": 0}, "timeout=0; expected a finite number above 0"),
         ({"prices": 3}, "prices=3; expected dollars"),
         ({"prices": (-1, 2)}, "expected dollars"),
         ({"model": ""}, "model=''; expected"),
