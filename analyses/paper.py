@@ -25,7 +25,7 @@ from analyses import transfer
 from analyses.index import FINDING, read_finding, write_index
 from analyses.study import StudyConfig, from_command_line, plain_config, study_folder
 from steerlens._fingerprint import identify
-from steerlens.vector import library_versions
+from steerlens._origin import library_versions
 
 STUDIES = (
     "personas", "truthfulness", "hallucination", "jailbreak", "knowledge", "composition", "transfer", "layer_sweep", "epochs",

@@ -19,10 +19,10 @@ import steerlens as sl
 from analyses.names import METHODS, check_methods, check_model_name, published_behaviours
 from steerlens._files import whole_file
 from steerlens._fingerprint import identify
+from steerlens._origin import library_versions
 from steerlens._store import Store
 from steerlens.figures.images import offline
 from steerlens.figures.paper import for_print
-from steerlens.vector import library_versions
 
 
 @dataclass(frozen=True)

@@ -249,16 +249,20 @@ def checked_layers(model: Any, layers: object, *, name: str = "layers") -> tuple
 
 def checked_path(name: str, path: object, *, error: Error = MeasureError) -> Path:
     """The path of a file or folder that may be there or not, if the system takes such a name."""
-    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str) or not os.fspath(path):
-        raise error(refusal(name, path, "a path, as a text or a pathlib.Path"))
     try:
-        os.lstat(path)
+        text = os.fspath(path)  # type: ignore[call-overload]
+        if not isinstance(text, str) or not text:
+            raise TypeError
+    except Exception:  # what a __fspath__ raises is its own to choose
+        raise error(refusal(name, path, "a path, as a text or a pathlib.Path")) from None
+    try:
+        os.lstat(text)
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as why:  # too long, behind a file, no access; a NUL, half of a surrogate pair
         told = why.strerror if isinstance(why, OSError) else why
         raise error(f"{name}={shown(path)} can't be used ({told}); expected the path of a file or folder") from None
-    return Path(path)
+    return Path(text)
 
 
 def checked_kind(name: str, value: object, kind: type[Kind], *, error: Error = MeasureError, cure: str = "") -> Kind:

@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from string import ascii_uppercase
+
+from steerlens._arguments import checked_text, checked_texts
+from steerlens.errors import PairsError
 
 HEADS = ("Question: ", "Human: ", "Please help me answer the following question.\n")  # what published sets put in front
 _OPTION = re.compile(r"^([ \t]*)\(([A-Z])\)", re.MULTILINE)
@@ -30,8 +33,14 @@ class ChoiceLayout:
     after: str = " "
     """between a letter and its option"""
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            checked_text(field.name, getattr(self, field.name), error=PairsError, empty=True)
+
     def write(self, question: str, options: Sequence[str]) -> str:
         """The question with its options: "{question}\\n\\nChoices:\\n (A) ...\\n (B) ..."."""
+        question = checked_text("question", question, error=PairsError)
+        options = checked_texts("options", options, error=PairsError)
         lines = [
             f"{self.indent}({letter}){self.after}{text}" for letter, text in zip(ascii_uppercase, options, strict=False)
         ]

@@ -5,10 +5,11 @@ from typing import Any
 
 from transformer_lens import HookedTransformer
 
+from steerlens._checks import each, flag, number
 from steerlens._compare_shifts import Settings, measure_shifts
 from steerlens._compare_similarity import similarity_to
 from steerlens._comparison import Comparison
-from steerlens._door import KNOWN, any_prompts, checked, each, flag, number
+from steerlens._door import KNOWN, any_prompts, checked
 from steerlens._find import Training, find_model, find_test_pairs, find_training
 from steerlens._fingerprint import identify
 from steerlens._labels import method_labels

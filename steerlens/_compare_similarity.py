@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from transformer_lens import HookedTransformer
 
-from steerlens._door import checked, one_of, whole
+from steerlens._checks import one_of, whole
+from steerlens._door import checked
 from steerlens._find import Training
 from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from steerlens._arguments import shown
+from steerlens._checks import checked, whole
 from steerlens._compare_kl import EqualKL
 from steerlens._compare_tables import effects, mean_shift, seed_spread, tidy
 from steerlens._names import first_two, seed_families, without_seed
@@ -15,7 +17,7 @@ from steerlens._results import Result
 from steerlens._stats import mean_interval
 from steerlens._steered import SteeredTexts
 from steerlens.errors import MeasureError
-from steerlens.measures.effect import PreferenceShift, check_quantity
+from steerlens.measures.effect import PreferenceShift, Quantity
 from steerlens.measures.logit_lens import LogitLens
 from steerlens.measures.side_effects import SideEffects
 from steerlens.measures.similarity import Similarity, isotropic_p_value
@@ -132,14 +134,13 @@ class Comparison(Result):
         """Each vector's layer."""
         return {label: vector.layer for label, vector in zip(self.labels, self.vectors, strict=True)}
 
+    @checked(MeasureError)
     def shift(self, name: str, at: Strength = "equal norm") -> PreferenceShift:
         """One vector's shift; of several seeds, by their common name, the mean over them of each pair's.
 
         Raises:
             MeasureError: no such strength, nothing was measured at it, or not of that vector.
         """
-        if at not in get_args(Strength):
-            raise MeasureError(f"at={at!r}; expected one of {list(get_args(Strength))}")
         found = {} if self.equal_kl is None else self.equal_kl.shifts
         found = {"own norm": self.own, "equal norm": self.matched, "equal KL": found}.get(at, {})
         if not found:
@@ -147,11 +148,12 @@ class Comparison(Result):
             raise MeasureError(f"nothing was measured at {at}: compare with {cure}the model and pairs (model=, pairs=)")
         seeds = [found[label] for label in self.seeds.get(name, (name,)) if label in found]
         if len(seeds) < len(self.seeds.get(name, (name,))):
-            raise MeasureError(f"{name!r} was not measured at {at}; expected one of {[*found, *self.seeds]}")
+            raise MeasureError(f"{shown(name)} was not measured at {at}; expected one of {[*found, *self.seeds]}")
         return seeds[0] if len(seeds) == 1 else mean_shift(name, seeds)
 
+    @checked(MeasureError)
     def difference(
-        self, a: str, b: str, *, multiplier: float = 1.0, quantity: str = "odd", at: Strength = "equal norm"
+        self, a: str, b: str, *, multiplier: float = 1.0, quantity: Quantity = "odd", at: Strength = "equal norm"
     ) -> Difference:
         """Mean over pairs of a's shift less b's, by default at equal norm, with a bootstrap interval over the same pairs.
 
@@ -164,10 +166,9 @@ class Comparison(Result):
         Raises:
             MeasureError: nothing was measured at that strength, or not at that multiplier.
         """
-        check_quantity(quantity)
         values = []
         for shift in (self.shift(a, at), self.shift(b, at)):
-            columns = shift.columns(quantity)  # type: ignore[arg-type]  # checked above
+            columns = shift.columns(quantity)
             if multiplier not in columns:
                 raise MeasureError(f"multiplier={multiplier!r} was not measured at {at}; {quantity} has {columns}")
             values.append(getattr(shift, quantity)[:, [columns.index(multiplier)]])
@@ -190,6 +191,7 @@ class Comparison(Result):
             found += [("control at equal KL", shift) for shift in self.equal_kl.controls]
         return found
 
+    @checked(MeasureError)
     def effects(self, multiplier: float = 1.0) -> pd.DataFrame:
         """Odd and even parts at one multiplier, a row per measured vector: means over pairs with 95% bootstrap intervals.
 
@@ -203,6 +205,7 @@ class Comparison(Result):
         """
         return effects(self, multiplier)
 
+    @checked(MeasureError)
     def seed_spread(self, multiplier: float = 1.0) -> pd.DataFrame:
         """Of several seeds of one method the mean and the range of their effects at one multiplier; a row per strength.
 
@@ -212,6 +215,7 @@ class Comparison(Result):
         """
         return seed_spread(self, multiplier)
 
+    @checked(MeasureError, k=whole())
     def coordinates(self, k: int = 10) -> pd.DataFrame:
         """The k coordinates of d_model in which the two directions differ most, with their share of |u_a - u_b|^2."""
         first, second = first_two(self.labels)

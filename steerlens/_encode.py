@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from steerlens._rows import listed
-from steerlens._templates import Template, Turn, chat_end, check_system_prompt, check_template, render
+from steerlens._templates import Template, Turn, chat_end, render
 from steerlens.errors import PairsError
 
 log = logging.getLogger(__name__)
@@ -67,8 +67,6 @@ class Encoder:
         self.tokenizer: Any = getattr(model, "tokenizer", None)
         if self.tokenizer is None:
             raise PairsError("the model has no tokenizer: set one with model.set_tokenizer(tokenizer)")
-        check_template(template)
-        check_system_prompt(system_prompt)
         self.template, self.system_prompt = template, system_prompt
         self.d_vocab = int(model.cfg.d_vocab)
         self._told = False

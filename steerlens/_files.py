@@ -18,24 +18,10 @@ DEPTH = 64
 MEMORY = 800_000_000
 """bytes that one file may take once it is read"""
 _DIGITS = 40  # of a whole number; tokenizers without a limit write 10^30
-_NAME, _PATH = 255, 4096  # bytes that file systems take
 
 
 class _Refused(ValueError):  # noqa: N818 - never leaves this module
     """What JSON allows and we don't."""
-
-
-def as_path(path: object, error: type[SteerLensError]) -> Path:
-    """A path that the system can take; else `error`, before it is opened."""
-    try:
-        text = os.fspath(path)  # type: ignore[call-overload]
-        parts = [os.fsencode(part) for part in Path(text).parts] if isinstance(text, str) else []
-    except (TypeError, ValueError):  # no path, or a lone surrogate
-        parts = []
-    usable = bool(parts) and sum(map(len, parts)) + len(parts) <= _PATH
-    if not usable or any(b"\0" in part or len(part) > _NAME for part in parts):
-        raise error(f"path={path!r:.80}; expected a path, as text or pathlib.Path, of names up to {_NAME} bytes long")
-    return Path(text)
 
 
 @contextmanager

@@ -7,10 +7,11 @@ from transformer_lens import HookedTransformer
 
 from steerlens._fingerprint import identify, is_spent, living_models
 from steerlens._load_pairs import comes_with_the_package, load_pairs
+from steerlens._origin import origin
 from steerlens.errors import PairsError
 from steerlens.methods.caa import ReadPosition
 from steerlens.pairs import PreferencePairs
-from steerlens.vector import SteeringVector, origin
+from steerlens.vector import SteeringVector
 
 
 def find_model(vectors: Sequence[SteeringVector]) -> HookedTransformer | None:

@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_count
+from steerlens._checks import multipliers_that_may_repeat, whole
 from steerlens._conversation import checked_prompts
-from steerlens._door import checked, multipliers_that_may_repeat, whole
+from steerlens._door import checked
 from steerlens._encode import Encoder
 from steerlens._ends import Stop, stop_tokens
 from steerlens._fingerprint import identify

@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from steerlens._files import MEMORY, as_path, disk_errors, parse_json, weight
+from steerlens._arguments import checked_path
+from steerlens._files import MEMORY, disk_errors, parse_json, weight
 from steerlens.errors import MeasureError
 
 _LINE = 16_000_000  # bytes
@@ -39,7 +40,7 @@ class Ledger:
     """
 
     def __init__(self, path: str | Path | None, kind: str, needed: Mapping[str, type]) -> None:
-        self.path = None if path is None else as_path(path, MeasureError)
+        self.path = None if path is None else checked_path("path", path)
         self.kind, self.needed = kind, needed
         self._records: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()

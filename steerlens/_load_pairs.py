@@ -5,12 +5,13 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from steerlens._arguments import shown
+from steerlens._checks import checked, path
 from steerlens._datasets import BUILT_IN, Kind, built_in, is_file, read_published
 from steerlens._formats import pairs_from
 from steerlens._load_toy import load_toy_pairs
 from steerlens._readers import ENDINGS, Table, read_file, read_hub
 from steerlens._rows import OnBad
-from steerlens._templates import Template, check_system_prompt
+from steerlens._templates import Template, checked_template
 from steerlens.errors import PairsError
 from steerlens.pairs import PreferencePairs
 from steerlens.toy import PAIR_NAMES
@@ -23,6 +24,7 @@ def comes_with_the_package(name: str) -> bool:
     return name in PAIR_NAMES or name.removesuffix("-ab") in built_in()
 
 
+@checked(PairsError, "source", template=checked_template, data_dir=path)
 def load_pairs(
     source: str | Path,
     *,
@@ -61,7 +63,6 @@ def load_pairs(
             with their reasons).
     """
     name = source_name(source)
-    check_system_prompt(system_prompt)
     if name.lower().startswith("toy/"):
         return load_toy_pairs(name.lower(), template, system_prompt, on_bad)
     if name.removesuffix("-ab") in built_in() and name.endswith("-ab"):
@@ -100,14 +101,14 @@ def read_table(name: str, kind: Kind, data_dir: str | Path | None) -> Table:
         return Table(read_file(BUILT_IN / f"{name}.jsonl"), f"steerlens/{name}")
     if name.startswith("hf:"):
         return read_hub(name[3:])
-    path, endings = Path(name), (*ENDINGS, ".txt") if kind == "prompts" else ENDINGS
-    published = None if path.suffix.lower() in endings else read_published(name, kind, data_dir)
+    file, endings = Path(name), (*ENDINGS, ".txt") if kind == "prompts" else ENDINGS
+    published = None if file.suffix.lower() in endings else read_published(name, kind, data_dir)
     if published is not None:
         return published
-    if path.suffix.lower() in endings and is_file(path):
-        return Table(read_file(path), f"{path.parent.name}/{path.name}" if path.parent.name else path.name)
-    why = "there is no such file" if path.suffix else "it is no built-in name and has no file ending"
-    why = f"a {path.suffix} file is none that can be read" if path.suffix and is_file(path) else why
+    if file.suffix.lower() in endings and is_file(file):
+        return Table(read_file(file), f"{file.parent.name}/{file.name}" if file.parent.name else file.name)
+    why = "there is no such file" if file.suffix else "it is no built-in name and has no file ending"
+    why = f"a {file.suffix} file is none that can be read" if file.suffix and is_file(file) else why
     toy = {"pairs": "'toy/wealth' or its like, ", "questions": "sl.toy.questions(...), ", "prompts": ""}[kind]
     raise PairsError(
         f"can't load {kind} from {shown(name)}: {why}. Expected one of the built-in {built_in()}, {toy}a published set "

@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+from steerlens._checks import checked, path
 from steerlens._datasets import built_in
 from steerlens._formats import prompts_from, questions_from
 from steerlens._load_pairs import load_pairs, read_table, source_name
 from steerlens._rows import OnBad
-from steerlens._templates import Template
+from steerlens._templates import Template, checked_template
 from steerlens.errors import PairsError
 from steerlens.questions import ChoiceQuestions
 
 
+@checked(PairsError, "source", template=checked_template, data_dir=path)
 def load_questions(
     source: str | Path,
     *,
@@ -52,6 +54,7 @@ def load_questions(
     return questions_from(read_table(name, "questions", data_dir), template, system_prompt, on_bad)
 
 
+@checked(PairsError, "source", data_dir=path)
 def load_prompts(source: str | Path, *, on_bad: OnBad = "raise", data_dir: str | Path | None = None) -> list[str]:
     """Load open-ended prompts, to generate from, by name, from a file, or from the Hugging Face hub.
 

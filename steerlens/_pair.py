@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steerlens._arguments import shown
 from steerlens._choices import meant
 from steerlens._conversation import as_prompt
 from steerlens.errors import PairsError
@@ -36,9 +37,9 @@ class PreferencePair:
 def columns_of(prompts: Any, chosen: Any, rejected: Any, rejected_prompts: Any) -> dict[str, Any]:
     """The columns as lists, with prompts of several turns as Conversations."""
     if chosen is None and rejected is None and not isinstance(prompts, str):
-        made = list(prompts) if hasattr(prompts, "__iter__") else [prompts]
+        made = list(prompts) if hasattr(prompts, "__iter__") and getattr(prompts, "shape", None) != () else [prompts]
         if not made or not all(isinstance(pair, PreferencePair) for pair in made):
-            came = f"{type(made[0]).__name__}: {made[0]!r:.60}" if made else "nothing"
+            came = f"{type(made[0]).__name__}: {shown(made[0])}" if made else "nothing"
             raise PairsError(
                 f"expected three lists (prompts, chosen, rejected), or one of PreferencePair; got one list of {came}. Rows with "
                 "names: sl.PreferencePairs([r['prompt'] for r in rows], [r['chosen'] ...], [r['rejected'] ...]), or write them "
@@ -49,8 +50,8 @@ def columns_of(prompts: Any, chosen: Any, rejected: Any, rejected_prompts: Any) 
     if rejected_prompts is not None:
         columns["rejected_prompts"] = rejected_prompts
     for name, column in columns.items():
-        if not hasattr(column, "__iter__") or isinstance(column, (bytes, dict)):
-            raise PairsError(f"{name}={column!r:.80}; expected a list with one text per pair")
+        if not hasattr(column, "__iter__") or getattr(column, "shape", None) == () or isinstance(column, (bytes, dict)):
+            raise PairsError(f"{name}={shown(column)}; expected a list with one text per pair")
         # A pandas column is indexed by its labels, a list by its rows.
         columns[name] = column if isinstance(column, str) else list(column)
         if name.endswith("prompts") and not isinstance(column, str):

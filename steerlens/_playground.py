@@ -12,7 +12,8 @@ from typing import Any
 
 from transformer_lens import HookedTransformer
 
-from steerlens._door import checked, number
+from steerlens._checks import number
+from steerlens._door import checked
 from steerlens._ends import Stop
 from steerlens._labels import Vectors, labelled
 from steerlens._live import LiveAnswer, LiveAnswers

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from steerlens._checks import checked
 from steerlens._fields import check_fields
-from steerlens._files import as_path, read_json, whole_file
+from steerlens._files import read_json, whole_file
 from steerlens._fingerprint import ModelIdentity
 from steerlens._vector_files import check_record
 from steerlens.errors import FigureError, MeasureError, SteerLensError
@@ -73,6 +74,7 @@ class Result(Stored, ABC):
         with _told_of_files(self):
             return draw(self)
 
+    @checked(MeasureError)
     def save(self, path: str | Path, *, columns: Literal[1, 2] | None = None) -> Path:
         """Write the values to .json (`sl.load_result` reads them), a page to .html, or the figure to .pdf, .svg or .png.
 
@@ -85,7 +87,7 @@ class Result(Stored, ABC):
         Raises:
             FigureError, MeasureError: another file ending, no such folder, nothing to draw with, or somebody's own .csv.
         """
-        path = as_path(path, MeasureError)
+        path = Path(path)
         if path.suffix == ".json" and columns is None:
             return _write(self, path)
         from steerlens.figures import save
@@ -113,13 +115,14 @@ def _told_of_files(result: Result) -> Iterator[None]:
         ) from error
 
 
+@checked(MeasureError)
 def load_result(path: str | Path) -> Any:
     """The result that `result.save("x.json")` wrote.
 
     Raises:
         MeasureError: no such file, none of ours, one of another version's fields, or one that was damaged or edited.
     """
-    path = as_path(path, MeasureError)
+    path = Path(path)
     found = read_json(path, MeasureError)
     if not isinstance(found, dict) or "format" not in found:
         raise MeasureError(f"{path} can't be read as a result; expected a .json file that result.save(...) wrote")

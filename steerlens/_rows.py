@@ -49,7 +49,9 @@ def good_rows(columns: dict[str, Sequence[str]], on_bad: OnBad, provenance: str)
                 bad.setdefault(f"empty {name}" if why == "is empty" else f"{name} {why}", []).append(i)
     if "rejected_prompts" not in columns:
         both = list(zip(columns["chosen"], columns["rejected"], strict=True))
-        same = [i for i, (a, b) in enumerate(both) if isinstance(a, str) and a == b and a.strip()]
+        same = [
+            i for i, (a, b) in enumerate(both) if isinstance(a, str) and isinstance(b, str) and a == b and a.strip()
+        ]
         bad["chosen equal to rejected"] = same
     return _kept(bad, n, on_bad, provenance, "pairs")
 
@@ -67,8 +69,6 @@ def good_reasons(reasons: Sequence[str | None], on_bad: OnBad, provenance: str, 
 
 
 def _kept(bad: dict[str, list[int]], n: int, on_bad: OnBad, provenance: str, what: str) -> list[int]:
-    if on_bad not in ("raise", "drop"):
-        raise PairsError(f"on_bad={on_bad!r} is not known; expected 'raise' or 'drop'")
     bad = {why: rows for why, rows in bad.items() if rows}
     dropped = {i for rows in bad.values() for i in rows}
     if bad and (on_bad == "raise" or len(dropped) == n):

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from steerlens._files import read_bytes, read_json, whole_file
+from steerlens._origin import library_versions
 from steerlens._results import Result, load_result
 from steerlens._vector_files import load_vector
 from steerlens.errors import MeasureError
-from steerlens.vector import SteeringVector, library_versions
+from steerlens.vector import SteeringVector
 
 R = TypeVar("R", bound=Result)
 

@@ -14,8 +14,9 @@ import pandas as pd
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_choice, checked_layers, checked_list, refusal
-from steerlens._door import KNOWN, checked, path, seeds
+from steerlens._arguments import checked_choice, checked_layers, checked_list, refusal, shown
+from steerlens._checks import path, seeds
+from steerlens._door import KNOWN, checked
 from steerlens._fingerprint import identify
 from steerlens._parts import is_plain
 from steerlens._results import Result
@@ -68,6 +69,7 @@ class Sweep(Result):
                 rows.append(row | _sides(shift, i))
         return pd.DataFrame(rows)
 
+    @checked(MeasureError)
     def scores(self, quantity: Quantity = "odd", multiplier: float = 1.0) -> pd.DataFrame:
         """One row per method, layer and seed: a quantity at one multiplier, its interval over pairs, and what `to_frame` adds."""
         rows = []
@@ -81,12 +83,13 @@ class Sweep(Result):
             rows.append(row | _sides(shift, shift.multipliers.index(multiplier)))
         return pd.DataFrame(rows)
 
+    @checked(MeasureError)
     def best_layer(self, method: str, quantity: Quantity = "odd", multiplier: float = 1.0) -> int:
         """The layer with the largest mean over seeds; choose by validation pairs, never by those that are reported."""
         scores = self.scores(quantity, multiplier)
         mine = scores[scores["method"] == method]
         if mine.empty:
-            raise MeasureError(f"method={method!r} was not swept; expected one of {sorted(set(self.methods))}")
+            raise MeasureError(f"method={shown(method)} was not swept; expected one of {sorted(set(self.methods))}")
         return int(mine.groupby("layer")[quantity].mean().idxmax())
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from jinja2.exceptions import TemplateError
 
-from steerlens._arguments import shown
+from steerlens._arguments import Error, shown
 from steerlens._conversation import Conversation, Said
 from steerlens._rendering import rendered
 from steerlens.errors import PairsError
@@ -58,23 +58,15 @@ class Turn:
         return self.lead + text if self.write is None else self.write(text)
 
 
-def check_template(template: object) -> None:
-    """Raise PairsError unless `template` is one of TEMPLATE_NAMES or callable."""
+def checked_template(name: str, template: Any, error: Error) -> Template:
+    """One of TEMPLATE_NAMES, or a function; else PairsError."""
     named = isinstance(template, str) and template in TEMPLATE_NAMES
     if not named and (not callable(template) or isinstance(template, type)):
         raise PairsError(
-            f"template={shown(template)} is not known; expected one of {', '.join(map(repr, TEMPLATE_NAMES))}, "
+            f"{name}={shown(template)} is not known; expected one of {', '.join(map(repr, TEMPLATE_NAMES))}, "
             "or a function that takes the prompt and returns its text in your format"
         )
-
-
-def check_system_prompt(system_prompt: object) -> None:
-    """Raise PairsError unless `system_prompt` is a text or None."""
-    if system_prompt is not None and not isinstance(system_prompt, str):
-        raise PairsError(
-            f"system_prompt={system_prompt!r:.80} is a {type(system_prompt).__name__}; expected one text for all prompts, "
-            "'' for none, or None for the template's own"
-        )
+    return template
 
 
 def render(tokenizer: Any, prompt: str, template: Template, system_prompt: str | None) -> Turn:

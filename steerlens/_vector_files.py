@@ -12,8 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
+from steerlens._arguments import checked_path
+from steerlens._checks import checked, whole
 from steerlens._fields import check_fields
-from steerlens._files import as_path, check_size, parse_json, read_bytes, whole_file
+from steerlens._files import check_size, parse_json, read_bytes, whole_file
 from steerlens._fingerprint import ModelIdentity
 from steerlens._gguf_files import control_vector, read_control_vectors
 from steerlens._torch_files import read_tensor
@@ -46,7 +48,7 @@ _NOT_IN_GGUF = ("history", "snapshots")
 
 def save_vector(vector: SteeringVector, path: str | Path) -> Path:
     """Write a vector; the file appears whole or not at all."""
-    path = as_path(path, VectorError)
+    path = checked_path("path", path, error=VectorError)
     writers: dict[str, Callable[[SteeringVector], bytes]] = {".safetensors": _safetensors, ".gguf": _gguf}
     if path.suffix not in writers:
         raise VectorError(f"can't save to {path.name!r}; expected a name that ends in .safetensors or .gguf")
@@ -97,6 +99,7 @@ def _gguf(vector: SteeringVector) -> bytes:
     return control_vector(vector.tensor.numpy(), vector.layer, metadata)
 
 
+@checked(VectorError, layer=whole(least=0))
 def load_vector(path: str | Path, *, layer: int | None = None, method: str | None = None) -> SteeringVector:
     """Load a steering vector from a file, which may come from anybody: it is read within bounds, and nothing in it is run.
 
@@ -111,16 +114,12 @@ def load_vector(path: str | Path, *, layer: int | None = None, method: str | Non
     Raises:
         VectorError: the file is not one of these, is damaged, too large, or needs `layer=`; the message says which.
     """
-    path = as_path(path, VectorError)
+    path = Path(path)
     readers = {".safetensors": _read_safetensors, ".pt": _read_pt, ".gguf": _read_gguf}
     if not path.is_file():
         raise VectorError(f"there is no file {path}")
     if path.suffix not in readers:
         raise VectorError(f"can't load {path.name!r}; expected a file that ends in {', '.join(ENDINGS)}")
-    if layer is not None and (isinstance(layer, bool) or not isinstance(layer, int) or layer < 0):
-        raise VectorError(f"layer={layer!r:.60}; expected a 0-based block index")
-    if method is not None and (not isinstance(method, str) or not method):
-        raise VectorError(f"method={method!r:.60}; expected a name")
     try:
         return readers[path.suffix](path, layer, method)
     except VectorError as error:

@@ -16,11 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from steerlens._arguments import checked_kind, checked_seed
+from steerlens._arguments import checked_kind, shown
+from steerlens._checks import checked, rows
 from steerlens._encode import EncodedPair, Encoder
 from steerlens._pair import Asked, PreferencePair, columns_of
 from steerlens._rows import SPLITS, OnBad, SplitName, check_columns, drawn_parts, good_rows, listed
-from steerlens._templates import Template, check_system_prompt, check_template
+from steerlens._templates import Template, checked_template
 from steerlens.errors import PairsError, SteerLensError
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class PreferencePairs(Sequence[PreferencePair]):
         PairsError: lengths differ, a column is none, rows are bad, or the template or system prompt is none.
     """
 
+    @checked(PairsError, "prompts", "chosen", "rejected", "rejected_prompts", template=checked_template, splits=rows)
     def __init__(
         self,
         prompts: "Sequence[Asked] | Sequence[PreferencePair]",
@@ -85,14 +87,13 @@ class PreferencePairs(Sequence[PreferencePair]):
         splits: Sequence[SplitName] | None = None,
         on_bad: OnBad = "raise",
     ) -> None:
-        check_template(template)
-        check_system_prompt(system_prompt)
         columns = columns_of(prompts, chosen, rejected, rejected_prompts)
         check_columns(columns)
         n = len(columns["prompts"])
-        splits = None if splits is None else list(splits)
-        if splits is not None and (len(splits) != n or not all(part in SPLITS for part in splits)):
-            raise PairsError(f"splits must name one of {SPLITS} for each of the {n} pairs; got {splits!r:.80}")
+        if splits is not None and (
+            len(splits) != n or not all(isinstance(part, str) and part in SPLITS for part in splits)
+        ):
+            raise PairsError(f"splits must name one of {SPLITS} for each of the {n} pairs; got {shown(splits)}")
         keep = good_rows(columns, on_bad, provenance)
         self.template, self.system_prompt, self.provenance = template, system_prompt, provenance
         self.rows: tuple[int, ...] = tuple(keep)
@@ -129,12 +130,12 @@ class PreferencePairs(Sequence[PreferencePair]):
                     )
                 picked = [i for i, keep in enumerate(picked) if keep]
             return self._take([operator.index(i) for i in picked])
-        except TypeError:
-            raise PairsError(f"pairs[{index!r:.80}]; expected a row, a slice, rows, or a mask") from None
+        except (TypeError, OverflowError):
+            raise PairsError(f"pairs[{shown(index)}]; expected a row, a slice, rows, or a mask") from None
 
     def __repr__(self) -> str:
-        shown = self.template if isinstance(self.template, str) else getattr(self.template, "__name__", "a function")
-        return f"PreferencePairs({len(self)} pairs from {self.provenance}, template={shown!r})"
+        template = self.template if isinstance(self.template, str) else getattr(self.template, "__name__", "a function")
+        return f"PreferencePairs({len(self)} pairs from {self.provenance}, template={template!r})"
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -197,25 +198,25 @@ class PreferencePairs(Sequence[PreferencePair]):
         new._parent = None if self._parent is None else self._parent.flip()
         return new
 
+    @checked(PairsError)
     def shuffle_labels(self, *, seed: int) -> "PreferencePairs":
         """Chosen and rejected exchanged in a random half of the pairs: a control that keeps the texts and loses the behaviour."""
         if self.rejected_prompts is not None:
             raise PairsError(
                 "pairs with rejected_prompts can't be shuffled by exchanging responses: exchange the prompts"
             )
-        seed = checked_seed(seed, error=PairsError)
         flipped = set(random.Random(seed).sample(range(len(self)), len(self) // 2))
         return self._take(range(len(self)), [i in flipped for i in range(len(self))])
 
+    @checked(PairsError, template=checked_template)
     def with_template(self, template: Template, system_prompt: str | None = None) -> "PreferencePairs":
         """The same pairs in another template."""
-        check_template(template)
-        check_system_prompt(system_prompt)
         new = self._take(range(len(self)))
         new.template, new.system_prompt = template, system_prompt
         new._parent = None if self._parent is None else self._parent.with_template(template, system_prompt)
         return new
 
+    @checked(PairsError)
     def split(self, seed: int = 0, *, val: float = 0.15, test: float = 0.25) -> Split:
         """Training, validation and test pairs, drawn with `seed`; equal prompts go to the same part.
 
@@ -226,6 +227,7 @@ class PreferencePairs(Sequence[PreferencePair]):
         source._splits = tuple(drawn_parts(self.prompts, seed, val=val, test=test))
         return Split(source.train, source.val, source.test)
 
+    @checked(PairsError)
     def as_choices(self, *, seed: int = 0) -> "ChoiceQuestions":
         """The prompts as questions with the two responses as options A and B, in random order: half of each part has A right.
 

@@ -10,16 +10,17 @@
 import hashlib
 import operator
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal, overload
 
-from steerlens._arguments import checked_seed
+from steerlens._arguments import LARGEST_COUNT, checked_texts, refusal, shown
+from steerlens._checks import checked, rows, texts, whole
 from steerlens._choices import ChoiceLayout, letters, meant, read_choices
 from steerlens._conversation import Conversation
 from steerlens._rows import SPLITS, OnBad, SplitName, drawn_parts, good_reasons, listed, why_no_text
-from steerlens._templates import Template, check_system_prompt, check_template
+from steerlens._templates import Template, checked_template
 from steerlens.errors import PairsError
 from steerlens.pairs import PreferencePair, PreferencePairs
 
@@ -68,6 +69,7 @@ class ChoiceQuestions(Sequence[ChoiceQuestion]):
         PairsError: lengths differ, questions are bad, or the template is not known.
     """
 
+    @checked(PairsError, "layout", questions=rows, template=checked_template, categories=texts, splits=rows)
     def __init__(
         self,
         questions: Sequence[ChoiceQuestion],
@@ -80,21 +82,21 @@ class ChoiceQuestions(Sequence[ChoiceQuestion]):
         splits: Sequence[SplitName] | None = None,
         on_bad: OnBad = "raise",
     ) -> None:
-        check_template(template)
-        check_system_prompt(system_prompt)
-        if isinstance(questions, (str, ChoiceQuestion)) or not len(questions):
-            raise PairsError(f"got questions={questions!r:.80}; expected at least one sl.ChoiceQuestion, in a list")
+        if not questions:
+            raise PairsError("got no questions; expected at least one sl.ChoiceQuestion, in a list")
         wrong = [i for i, question in enumerate(questions) if not isinstance(question, ChoiceQuestion)]
         if wrong:
             raise PairsError(
                 f"questions hold a {type(questions[wrong[0]]).__name__} in rows {listed(wrong)}; expected sl.ChoiceQuestion"
             )
-        layouts = [layout] * len(questions) if isinstance(layout, ChoiceLayout) else list(layout)
+        layouts = [layout] * len(questions) if isinstance(layout, ChoiceLayout) else rows("layout", layout, PairsError)
+        if not all(isinstance(one, ChoiceLayout) for one in layouts):
+            raise PairsError(refusal("layout", layout, "a ChoiceLayout, or a list with one for each question"))
         for name, column in (("layout", layouts), ("categories", categories), ("splits", splits)):
             if column is not None and len(column) != len(questions):
                 raise PairsError(f"{name} has {len(column)} entries for {len(questions)} questions; expected one each")
-        if splits is not None and set(splits) - set(SPLITS):
-            raise PairsError(f"splits must name one of {SPLITS} for each question; got {sorted(set(splits))!r:.80}")
+        if splits is not None and not all(isinstance(part, str) and part in SPLITS for part in splits):
+            raise PairsError(f"splits must name one of {SPLITS} for each question; got {shown(splits)}")
         reasons = [why_bad(question, written) for question, written in zip(questions, layouts, strict=True)]
         keep = good_reasons(reasons, on_bad, provenance, "questions")
         self.template, self.system_prompt, self.provenance = template, system_prompt, provenance
@@ -123,8 +125,8 @@ class ChoiceQuestions(Sequence[ChoiceQuestion]):
             return self._questions[operator.index(index)]  # type: ignore[arg-type]
         try:
             return self._take([operator.index(i) for i in index])  # type: ignore[union-attr]
-        except TypeError:
-            raise PairsError(f"questions[{index!r:.80}]; expected a row, a slice or rows") from None
+        except (TypeError, OverflowError):
+            raise PairsError(f"questions[{shown(index)}]; expected a row, a slice or rows") from None
 
     def __repr__(self) -> str:
         return f"ChoiceQuestions({len(self)} questions from {self.provenance})"
@@ -151,20 +153,24 @@ class ChoiceQuestions(Sequence[ChoiceQuestion]):
         """16 hex digits of all texts in their order, and of what is right."""
         return hashlib.sha256(repr((self.prompts, [q.correct for q in self._questions])).encode()).hexdigest()[:16]
 
+    @checked(PairsError, "known")
     def seen_rows(self, known: Collection[str]) -> tuple[int, ...]:
         """The rows of questions that are among a vector's `seen` fingerprints, in whatever form it saw them."""
-        known = frozenset(known)
+        if not isinstance(known, Set):
+            known = frozenset(checked_texts("known", known, error=PairsError, least=0))
         return tuple(r for r, q in zip(self.rows, self._questions, strict=True) if not known.isdisjoint(q.fingerprints))
 
     # -- other sets made from this one --------------------------------------------------------------------------------
 
+    @checked(PairsError, shift=whole(least=-LARGEST_COUNT))
     def reordered(self, shift: int = 1) -> "ChoiceQuestions":
         """Each question's options moved on by `shift` places, what is right with them: to cancel a bias to a letter."""
         return self._permuted(lambda n: [(i - shift) % n for i in range(n)])
 
+    @checked(PairsError)
     def shuffled(self, *, seed: int) -> "ChoiceQuestions":
         """Each question's options in a random order, what is right with them."""
-        rng = random.Random(checked_seed(seed, error=PairsError))
+        rng = random.Random(seed)
         return self._permuted(lambda n: rng.sample(range(n), n))
 
     def as_pairs(self) -> PreferencePairs:
@@ -186,10 +192,9 @@ class ChoiceQuestions(Sequence[ChoiceQuestion]):
         ]
         return self._paired(range(len(self)), self.prompts, sides)
 
+    @checked(PairsError)
     def answer_pairs(self, *, wrong: Literal["first", "each"] = "first") -> PreferencePairs:
         """The bare questions with the options' texts as responses: the best right one against the first, or each, wrong one."""
-        if wrong not in ("first", "each"):
-            raise PairsError(f"wrong={wrong!r} is not known; expected 'first' or 'each'")
         numbered = enumerate(self._questions)
         made = [(i, q, other) for i, q in numbered for other in (q.wrong[:1] if wrong == "first" else q.wrong)]
         sides = [(q.options[q.correct[0]], q.options[other]) for _, q, other in made]
@@ -243,6 +248,8 @@ class ChoiceQuestions(Sequence[ChoiceQuestion]):
 
 def why_bad(q: ChoiceQuestion, layout: ChoiceLayout) -> str | None:
     """Why a question can't be asked, or None."""
+    if not isinstance(q.options, tuple) or not isinstance(q.correct, tuple):
+        return "options or correct that are no tuple"
     if not all(isinstance(text, str) for text in (q.question, *q.options)):
         return "no text where one is expected"
     halves = [why for text in (q.question, *q.options) if (why := why_no_text(text)) and why.startswith("holds")]
@@ -274,7 +281,7 @@ def choices_from(pairs: PreferencePairs, seed: int) -> ChoiceQuestions:
         raise PairsError(
             "these pairs' prompts are conversations of several turns, into which no options can be written"
         )
-    seed, splits = checked_seed(seed, error=PairsError), pairs.splits
+    splits = pairs.splits
     parts = drawn_parts(pairs.prompts) if splits is None else splits
     rng, b_right = random.Random(seed), set()
     for part in SPLITS:

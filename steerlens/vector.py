@@ -5,13 +5,9 @@
 >>> vec.save("vec.safetensors"); sl.load_vector("vec.safetensors")
 """
 
-import math
-import platform
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from importlib import metadata
+from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,9 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steerlens._arguments import (
+    checked_count,
+    checked_kind,
+    checked_list,
+    checked_number,
+    checked_seed,
+    checked_text,
+    checked_texts,
+    refusal,
+    shown,
+)
 from steerlens._fingerprint import ModelIdentity
+from steerlens._origin import library_versions, pass_on
 from steerlens.errors import VectorError
-from steerlens.pairs import PreferencePairs
 from steerlens.shapes import DVector, check_vector
 
 
@@ -56,37 +63,52 @@ class SteeringVector:
     seed: int | None = None
     history: tuple[Mapping[str, Any], ...] = ()
     snapshots: Mapping[int, Tensor] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=lambda: library_versions())
+    versions: Mapping[str, str] = field(default_factory=library_versions)
 
     def __post_init__(self) -> None:
+        if self.model is not None:
+            checked_kind("model", self.model, ModelIdentity, error=VectorError, cure="that of another vector, or None")
         d_model = None if self.model is None else self.model.d_model
         kept = check_vector(self.tensor, d_model=d_model).detach().to("cpu", torch.float32).clone()
         check_vector(kept, what="the vector in float32")
-        if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
-            raise VectorError(f"layer={self.layer!r}; expected a 0-based block index")
-        if not isinstance(self.method, str) or not self.method:
-            raise VectorError(f"method={self.method!r}; expected a name")
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
-            raise VectorError(f"seed={self.seed!r}; expected a whole number, or None")
-        if self.model is not None and self.layer >= self.model.n_layers:
-            raise VectorError(f"layer={self.layer}; {self.model.name} has layers 0 to {self.model.n_layers - 1}")
-        object.__setattr__(self, "tensor", kept)
-        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
-        snapshots = {step: self._checked_snapshot(step, tensor) for step, tensor in dict(self.snapshots).items()}
-        object.__setattr__(self, "snapshots", MappingProxyType(snapshots))
+        layer = checked_count("layer", self.layer, error=VectorError, least=0)
+        if self.model is not None and layer >= self.model.n_layers:
+            raise VectorError(f"layer={layer}; {self.model.name} has layers 0 to {self.model.n_layers - 1}")
+        seen = (
+            self.seen
+            if isinstance(self.seen, frozenset)
+            else frozenset(checked_texts("seen", self.seen, error=VectorError))
+        )
+        history = checked_list("history", self.history, error=VectorError, of="rows, a dict for each step", least=0)
+        plain = {
+            "tensor": kept,
+            "layer": layer,
+            "method": checked_text("method", self.method, error=VectorError),
+            "data": checked_text("data", self.data, error=VectorError),
+            "seed": None if self.seed is None else checked_seed(self.seed, error=VectorError),
+            "settings": MappingProxyType(dict(_named("settings", self.settings))),
+            "versions": MappingProxyType(dict(_named("versions", self.versions))),
+            "seen": seen,
+            "history": tuple(_named("history", row) for row in history),
+            "snapshots": MappingProxyType(
+                {s: self._snapshot(s, t) for s, t in _mapping("snapshots", self.snapshots).items()}
+            ),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
-    def _checked_snapshot(self, step: object, tensor: Tensor) -> Tensor:
+    def _snapshot(self, step: object, tensor: Tensor) -> Tensor:
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-            raise VectorError(f"a snapshot after {step!r:.40} steps; expected a whole number of them")
+            raise VectorError(f"a snapshot after {shown(step)} steps; expected a whole number of them")
         what = f"the snapshot after {step} steps"
         return check_vector(tensor, d_model=self.tensor.numel(), what=what).detach().to("cpu", torch.float32)
 
     def __getstate__(self) -> dict[str, Any]:  # a mappingproxy can't be pickled, and a sweep's workers return vectors
-        return {**self.__dict__, "settings": dict(self.settings), "snapshots": dict(self.snapshots)}
+        return {name: dict(value) if name in _MAPPINGS else value for name, value in self.__dict__.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        for name in ("settings", "snapshots"):
+        for name in _MAPPINGS:
             self.__dict__[name] = MappingProxyType(state[name])
 
     @property
@@ -119,9 +141,8 @@ class SteeringVector:
 
     def scaled_to(self, norm: float) -> "SteeringVector":
         """The vector of that norm in the same direction."""
-        if not (math.isfinite(norm) and norm >= 0):
-            raise VectorError(f"norm={norm!r}; expected a finite number, zero or more")
-        return self._with(self.direction.double() * norm, scaled_to=float(norm))
+        norm = checked_number("norm", norm, error=VectorError, least=0)
+        return self._with(self.direction.double() * norm, scaled_to=norm)
 
     def along(self, other: "SteeringVector") -> "SteeringVector":
         """The part of this vector that points along another one (or against it): (v . u) u, with u the other's direction.
@@ -145,10 +166,9 @@ class SteeringVector:
         Raises:
             VectorError: no snapshot was kept there; lists those that were.
         """
+        steps = checked_count("steps", steps, error=VectorError, least=0)
         if steps not in self.snapshots:
-            raise VectorError(
-                f"no snapshot after {steps!r} steps; this {self.method} vector has {list(self.snapshots)}"
-            )
+            raise VectorError(f"no snapshot after {steps} steps; this {self.method} vector has {list(self.snapshots)}")
         settings = {**self.settings, "steps": steps}
         kept = {step: tensor for step, tensor in self.snapshots.items() if step <= steps}
         return self._changed(
@@ -164,19 +184,22 @@ class SteeringVector:
 
     def _changed(self, **changes: Any) -> "SteeringVector":
         new = replace(self, **changes)
-        if self in _origins:
-            _origins[new] = _origins[self]
+        pass_on(self, new)
         return new
 
     def __mul__(self, multiplier: float) -> "SteeringVector":
-        if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
+        if isinstance(multiplier, bool) or not isinstance(multiplier, Real):
             return NotImplemented
+        multiplier = checked_number("multiplier", multiplier, error=VectorError)
         factor = float(self.settings.get("multiplied_by", 1.0)) * multiplier
         return self._with(self.tensor.double() * multiplier, multiplied_by=factor)
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> "SteeringVector":
+        if isinstance(divisor, bool) or not isinstance(divisor, Real):
+            return NotImplemented
+        divisor = checked_number("divisor", divisor, error=VectorError)
         if divisor == 0:
             raise VectorError("a vector can't be divided by 0")
         return self * (1 / divisor)
@@ -209,7 +232,7 @@ class SteeringVector:
         return [f"{term}{signed}" for term in terms or [f"{self.method}, norm {self.norm:.4g}"]]
 
     def __sub__(self, other: "SteeringVector") -> "SteeringVector":
-        return self + (-other)
+        return self + (-other) if isinstance(other, SteeringVector) else NotImplemented
 
     def __repr__(self) -> str:
         where = "" if self.model is None else f", {self.model.name}"
@@ -232,39 +255,19 @@ class SteeringVector:
         return save_vector(self, path)
 
 
-# What a vector was made from, while it is in the process: texts stay out of the vector and of its files.
-_origins: "weakref.WeakKeyDictionary[SteeringVector, tuple[weakref.ref, PreferencePairs]]" = weakref.WeakKeyDictionary()
+_MAPPINGS = ("settings", "snapshots", "versions")
 
 
-def remember_origin(vector: SteeringVector, model: Any, pairs: PreferencePairs) -> None:
-    """Note which model (weakly) and pairs a vector was made from, for as long as it lives."""
-    _origins[vector] = weakref.ref(model), pairs
+def _mapping(name: str, value: Any) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise VectorError(refusal(name, value, "a dict"))
+    return value
 
 
-def origin(vector: SteeringVector) -> tuple[Any | None, PreferencePairs | None]:
-    """The model, while it lives, and the pairs that a vector was made from, if that happened in this process."""
-    model, pairs = _origins.get(vector, (lambda: None, None))
-    return model(), pairs
-
-
-def library_versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    return dict(_library_versions())
-
-
-@lru_cache(maxsize=1)
-def _library_versions() -> tuple[tuple[str, str], ...]:
-    names = ("steerlens", "torch", "transformer-lens", "transformers")
-    found = [(name, metadata.version(name)) for name in names if _installed(name)]
-    return (*found, ("python", platform.python_version()))
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+def _named(name: str, value: Any) -> Mapping[str, Any]:
+    if not all(isinstance(key, str) for key in _mapping(name, value)):
+        raise VectorError(refusal(name, value, "a dict whose keys are names"))
+    return value
 
 
 def check_same_space(*vectors: SteeringVector) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steerlens._files import DEPTH, as_path, parse_json, read_bytes, read_json, whole_file
+from steerlens._files import DEPTH, parse_json, read_bytes, read_json, whole_file
 from steerlens.errors import MeasureError, VectorError
 
 
@@ -56,16 +56,6 @@ def test_what_is_no_regular_file_or_too_large_is_not_read(tmp_path: Path) -> Non
         file.truncate(10**11)
     with pytest.raises(MeasureError, match="100,000 MB"):
         read_bytes(tmp_path / "sparse", MeasureError)
-
-
-@pytest.mark.parametrize("path", [None, 3, b"v.json", "a\0b", "x" * 300, "d/" * 3000, "\ud800.json", "", ["v"]])
-def test_a_path_that_the_system_cant_take_is_refused(path: object) -> None:
-    with pytest.raises(MeasureError, match="expected a path"):
-        as_path(path, MeasureError)
-
-
-def test_a_path_of_any_form_is_taken(tmp_path: Path) -> None:
-    assert as_path(str(tmp_path), MeasureError) == as_path(tmp_path, MeasureError) == tmp_path
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])

@@ -23,7 +23,7 @@ LONGEST = 330  # lines of a file; style.md aims at 250
 FLOORS: dict[str, tuple[str, ...]] = {
     "errors": ("errors",),
     "shapes": ("shapes",),
-    "numbers": ("_arguments", "_stats", "_files", "_fields", "_ledger", "_names"),
+    "numbers": ("_arguments", "_checks", "_stats", "_files", "_fields", "_ledger", "_names"),
     "toy": ("toy", "toy.*"),
     "pairs": (
         "_rows",
@@ -45,7 +45,16 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "_datasets",
         "_load_*",
     ),
-    "vector": ("_fingerprint", "_invariants", "vector", "_labels", "_vector_files", "_torch_files", "_gguf_files"),
+    "vector": (
+        "_origin",
+        "_fingerprint",
+        "_invariants",
+        "vector",
+        "_labels",
+        "_vector_files",
+        "_torch_files",
+        "_gguf_files",
+    ),
     "models": ("_adapters", "_families", "_sources", "models"),
     "resid": (
         "resid",

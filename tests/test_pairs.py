@@ -557,7 +557,6 @@ def test_a_system_prompt_is_one_text(system_prompt: Any) -> None:
     for make in (
         lambda: made(2, system_prompt=system_prompt),
         lambda: made(2).with_template("auto", system_prompt),
-        lambda: Encoder(model_like(make_tokenizer("chat")), "auto", system_prompt),
         lambda: made(2).as_choices().__class__(made(2).as_choices(), "auto", system_prompt),
     ):
         with pytest.raises(PairsError, match="expected one text for all prompts"):

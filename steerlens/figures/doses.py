@@ -73,7 +73,7 @@ def match_search(match: Match) -> go.Figure:
     order = np.argsort(match.tried)
     figure = go.Figure()
     if match.evaluations:
-        values = np.array([match.value_of(row) for row in match.items])[order]
+        values = match.values[order]
         figure.add_trace(
             go.Scatter(
                 x=match.tried[order],

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from steerlens._arguments import shown
+from steerlens._checks import checked, words
 from steerlens._comparison import Comparison, Strength
 from steerlens._files import whole_file
 from steerlens._names import without_seed
@@ -25,6 +27,7 @@ from steerlens.measures.dose_response import DoseResponse
 from steerlens.measures.effect import PreferenceShift, Quantity
 
 
+@checked(FigureError, "results", title=words)
 def report(results: Result | Sequence[Result] | Mapping[str, Result], path: str | Path, *, title: str = "") -> Path:
     """Write results to one self-contained .html page: each with its title, its text and its figure; works offline.
 
@@ -36,8 +39,6 @@ def report(results: Result | Sequence[Result] | Mapping[str, Result], path: str 
         FigureError: nothing to report, something that is no result, another file ending, or no such folder.
     """
     named = _titled(results)
-    if not named or not all(isinstance(result, Result) for result in named.values()):
-        raise FigureError(f"got results={results!r:.80}; expected a result, a list or a dict of them, at least one")
     path = check_path(path, (".html",))
     parts = [part for name, result in named.items() for part in _sections(name, result, alone=len(named) == 1)]
     lead = as_lead(next(iter(named.values()))) if len(named) == 1 else ""
@@ -48,10 +49,15 @@ def report(results: Result | Sequence[Result] | Mapping[str, Result], path: str 
 
 
 def _titled(results: Result | Sequence[Result] | Mapping[str, Result]) -> dict[str, Result]:
+    several = (
+        results.values() if isinstance(results, Mapping) else results if isinstance(results, Sequence) else [results]
+    )
+    if not several or not all(isinstance(result, Result) for result in several):
+        raise FigureError(f"got results={shown(results)}; expected a result, a list or a dict of them, at least one")
     if isinstance(results, Mapping):
         return {str(name): result for name, result in results.items()}
     found: dict[str, Result] = {}
-    for result in [results] if isinstance(results, Result) or not isinstance(results, Sequence) else results:
+    for result in several:
         name = title_of(result)
         number = 2
         while name in found:

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_layer
+from steerlens._checks import one_of
 from steerlens._choices import without_letters
-from steerlens._door import checked, one_of
+from steerlens._door import checked
 from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled
 from steerlens._results import Result

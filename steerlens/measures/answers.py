@@ -16,7 +16,9 @@ from jaxtyping import Bool, Int
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._door import KNOWN, checked, flag, number, path, prompts_or_pairs, raising, whole
+from steerlens._arguments import shown
+from steerlens._checks import flag, number, path, raising, whole
+from steerlens._door import KNOWN, checked, prompts_or_pairs
 from steerlens._ends import Stop
 from steerlens._fingerprint import identify
 from steerlens._generate import Prompts
@@ -71,6 +73,7 @@ class Answers(Result):
         """Answers to each prompt under each vector and multiplier."""
         return self.tokens.shape[3]
 
+    @checked(MeasureError)
     def at(self, label: str, multiplier: float) -> tuple[tuple[str, ...], ...]:
         """The answers under one vector and multiplier, by prompt and sample.
 
@@ -79,7 +82,7 @@ class Answers(Result):
         """
         if label not in self.labels or multiplier not in self.multipliers:
             raise MeasureError(
-                f"there are no answers at {label!r}, {multiplier!r}; there are {self.labels} at {self.multipliers}"
+                f"there are no answers at {shown(label)}, {multiplier:g}; there are {self.labels} at {self.multipliers}"
             )
         vector, column = self.labels.index(label), self.multipliers.index(multiplier)
         return tuple(row[vector][column] for row in self.texts)

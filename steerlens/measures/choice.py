@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from transformer_lens import HookedTransformer
 
-from steerlens._door import checked, flag, one_of, words
+from steerlens._checks import flag, one_of, words
+from steerlens._door import checked
 from steerlens._encode import EncodedChoice, Encoder
 from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from steerlens._checks import checked
 from steerlens.errors import MeasureError
 from steerlens.measures.option_scores import OptionScores, PerQuestion, Quantity
 
@@ -45,6 +46,7 @@ class ChoiceScores(OptionScores):
         share = np.array([len(own) for own in self.correct]) / self.counts
         return share * np.nan if quantity == "letter_mass" else share
 
+    @checked(MeasureError)
     def letter_bias(self, *, level: float = 0.95) -> pd.DataFrame:
         """What the model gives a letter beyond its share, whatever option stands there: one row per vector, multiplier, letter.
 

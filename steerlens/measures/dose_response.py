@@ -18,7 +18,8 @@ from scipy.stats import rankdata
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._door import checked, kind
+from steerlens._checks import kind, number
+from steerlens._door import checked
 from steerlens._fingerprint import identify
 from steerlens._results import Result
 from steerlens._scores import PairScorer
@@ -56,6 +57,7 @@ class DoseResponse(Result):
     side_effects: SideEffects | None = None
     """the same vector's answers, from which `breaks` is read"""
 
+    @checked(MeasureError)
     def slope(self, quantity: Summed = "values") -> Estimate:
         """The mean shift's derivative at multiplier 0, in nats per unit of the multiplier.
 
@@ -80,15 +82,18 @@ class DoseResponse(Result):
 
         return self._estimate(read, quantity)
 
+    @checked(MeasureError)
     def range(self, quantity: Summed = "values") -> Estimate:
         """The largest mean shift less the smallest, over all multipliers, in nats."""
         return self._estimate(lambda curves: np.ptp(curves, axis=1), quantity)
 
+    @checked(MeasureError)
     def rising(self, quantity: Summed = "values") -> Estimate:
         """The share of steps from one multiplier to the next in which the mean shift rises: 1 where it always does."""
         order = np.argsort(self.shift.multipliers)
         return self._estimate(lambda curves: (np.diff(curves[:, order], axis=1) > 0).mean(1), quantity)
 
+    @checked(MeasureError)
     def rank_correlation(self, quantity: Summed = "values") -> Estimate:
         """Spearman's correlation of multiplier and mean shift; NaN where the shift is the same at all."""
         x = rankdata(self.shift.multipliers)
@@ -102,6 +107,7 @@ class DoseResponse(Result):
 
         return self._estimate(read, quantity)
 
+    @checked(MeasureError)
     def saturates(self, sign: Literal[1, -1] = 1, quantity: Summed = "values") -> Estimate:
         """The |multiplier| beyond which the mean shift no longer goes on: up for sign=+1, down for -1.
 
@@ -116,6 +122,7 @@ class DoseResponse(Result):
 
         return self._estimate(read, quantity)
 
+    @checked(MeasureError, perplexity_ratio=number(above=0), more_repetition=number())
     def breaks(
         self, sign: Literal[1, -1] = 1, *, perplexity_ratio: float = 2.0, more_repetition: float = 0.2
     ) -> Estimate:
@@ -145,6 +152,7 @@ class DoseResponse(Result):
 
         return _estimate(values, read)
 
+    @checked(MeasureError)
     def summary(self, quantity: Summed = "values") -> pd.DataFrame:
         """One row per number: its value, its interval and its unit."""
         unit = UNITS[quantity]

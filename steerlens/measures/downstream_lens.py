@@ -13,7 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._door import checked, number, prompts_or_pairs, whole
+from steerlens._checks import number, whole
+from steerlens._door import checked, prompts_or_pairs
 from steerlens._encode import Encoder
 from steerlens._fingerprint import identify
 from steerlens._hooked_route import last_token_resid
@@ -71,6 +72,7 @@ class DownstreamLens(Result):
         """The mean change over prompts, in nats."""
         return self.changes.mean(0)
 
+    @checked(MeasureError)
     def interval(self, *, level: float = 0.95) -> tuple[Float[np.ndarray, " listed"], Float[np.ndarray, " listed"]]:
         """Bootstrap interval of the mean change, over prompts: (low, high).
 

@@ -8,7 +8,7 @@ breaks does that: so log p(chosen) and log p(rejected) stand beside every margin
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -138,21 +138,21 @@ class PreferenceShift(Result):
             "loses less: read what the model writes"
         )
 
+    @checked(MeasureError)
     def columns(self, quantity: Quantity) -> tuple[float, ...]:
         """The multipliers that a quantity's columns belong to: all, or of odd and even parts the positive ones."""
-        check_quantity(quantity)
         return self.odd_multipliers if quantity.startswith(("odd", "even")) else self.multipliers
 
+    @checked(MeasureError)
     def mean(self, quantity: Quantity = "values") -> Float[np.ndarray, " multiplier"]:
         """The mean over pairs."""
-        check_quantity(quantity)
         return getattr(self, quantity).mean(0)
 
+    @checked(MeasureError)
     def interval(
         self, quantity: Quantity = "values", *, level: float = 0.95
     ) -> tuple[Float[np.ndarray, " multiplier"], Float[np.ndarray, " multiplier"]]:
         """Bootstrap interval of the mean, over pairs: (low, high)."""
-        check_quantity(quantity)
         return mean_interval(getattr(self, quantity), level=level)
 
     def to_frame(self) -> pd.DataFrame:
@@ -187,12 +187,6 @@ class PreferenceShift(Result):
         )
         verdict = [f"  {self.verdict}"] if self.verdict else []
         return "\n".join([head, *verdict, *lines]) + ")"
-
-
-def check_quantity(quantity: object) -> None:
-    """Raise MeasureError unless `quantity` is one that a shift has."""
-    if quantity not in get_args(Quantity):
-        raise MeasureError(f"quantity={quantity!r} is not known; expected one of {get_args(Quantity)}")
 
 
 @checked(MeasureError)

@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_count, checked_list, shown
-from steerlens._door import checked, flag
+from steerlens._checks import flag
+from steerlens._door import checked
 from steerlens._encode import EncodedPair, Encoder
 from steerlens._pieces import pieces, token_name
 from steerlens._readout import sum_logprobs

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from steerlens._checks import checked, whole
 from steerlens._results import Result, Stored
 from steerlens._stats import mean_interval
+from steerlens.errors import MeasureError
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ class Inspection(Result):
             }
         )
 
+    @checked(MeasureError, example=whole(least=0))
     def view(self, example: int = 0, *, side: Literal["chosen", "rejected"] = "chosen") -> Any:
         """An example in CircuitsVis, for a notebook: log p of each response token in nats under the mouse (1.3 MB)."""
         from steerlens.figures.inspection import tokens_view

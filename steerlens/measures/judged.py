@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from steerlens._arguments import checked_level
-from steerlens._door import checked, kind
+from steerlens._checks import kind
+from steerlens._door import checked
 from steerlens._results import Result, Stored
 from steerlens._stats import mean_interval, paired_difference, rate_interval
 from steerlens.errors import MeasureError
@@ -77,6 +77,7 @@ class Judged(Result):
         """How many prompts could be judged."""
         return (~np.isnan(self.values)).sum(0).astype(float)
 
+    @checked(MeasureError)
     def interval(
         self, *, level: float = 0.95
     ) -> tuple[Float[np.ndarray, "vector multiplier"], Float[np.ndarray, "vector multiplier"]]:
@@ -84,12 +85,12 @@ class Judged(Result):
 
         A bootstrap; where every prompt's score is 0 or 1 on a scale of 0 to 1, a rate's interval after Clopper and Pearson.
         """
-        level = checked_level(level)
         found = [[_interval(self.values[:, j, m], self.scale, level) for m in range(len(self.multipliers))]
                  for j in range(len(self.labels))]  # fmt: skip
         low, high = np.moveaxis(np.array(found, dtype=float), -1, 0)
         return low, high
 
+    @checked(MeasureError)
     def summary(self, *, level: float = 0.95) -> pd.DataFrame:
         """One row per vector and multiplier: mean, interval, and how many answers were and weren't judged."""
         mean, (low, high) = self.mean(), self.interval(level=level)
@@ -101,12 +102,13 @@ class Judged(Result):
             rows.append(row | {"low": low[j, m], "high": high[j, m], "answers": judged, "unjudged": int(without[j, m])})
         return pd.DataFrame(rows)
 
+    @checked(MeasureError)
     def differences(self, *, level: float = 0.95) -> pd.DataFrame:
         """Mean score of each vector less another's, and less the unsteered model's if that was asked: one row per multiplier.
 
         Paired: over the prompts judged in both, with a bootstrap over those prompts.
         """
-        rows, level = [], checked_level(level)
+        rows = []
         for m, multiplier in enumerate(self.multipliers):
             if multiplier == 0:
                 continue

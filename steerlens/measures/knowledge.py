@@ -12,7 +12,8 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from transformer_lens import HookedTransformer
 
-from steerlens._door import checked, one_of
+from steerlens._checks import number, one_of
+from steerlens._door import checked
 from steerlens._labels import Vectors
 from steerlens._results import Result
 from steerlens.errors import MeasureError
@@ -30,14 +31,17 @@ class Knowledge(Result):
 
     scores: ChoiceScores
 
+    @checked(MeasureError)
     def accuracy(self, *, level: float = 0.95) -> tuple[PerVector, PerVector, PerVector]:
         """The share of questions whose likeliest option is right, (accuracy, low, high), by Clopper and Pearson."""
         return self.scores.mean("accuracy"), *self.scores.interval("accuracy", level=level)
 
+    @checked(MeasureError)
     def change(self, *, level: float = 0.95) -> tuple[PerVector, PerVector, PerVector]:
         """Accuracy less the unsteered model's on the same questions: (change, low, high), by a paired bootstrap."""
         return self.scores.change("accuracy", level=level)
 
+    @checked(MeasureError, loss=number(least=0))
     def survives(self, *, loss: float = 0.02, level: float = 0.95) -> Bool[np.ndarray, "vector multiplier"]:
         """Where the data rule out that accuracy fell by more than `loss` (a share): the change's interval lies above -loss."""
         return self.change(level=level)[1] > -loss

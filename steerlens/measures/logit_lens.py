@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from steerlens._door import checked, whole
+from steerlens._checks import whole
+from steerlens._door import checked
 from steerlens._fingerprint import identify
 from steerlens._parts import check_readable
 from steerlens._results import Result

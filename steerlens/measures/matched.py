@@ -16,8 +16,8 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_level
-from steerlens._door import KNOWN, checked, flag, number, one_of, or_none, two_multipliers
+from steerlens._checks import flag, number, one_of, or_none, two_multipliers
+from steerlens._door import KNOWN, checked
 from steerlens._ends import Stop
 from steerlens._fingerprint import identify
 from steerlens._results import Result
@@ -70,17 +70,18 @@ class Match(Result):
     @property
     def monotone(self) -> bool:
         """Whether the value went one way over all multipliers that were measured; if not, another may match as well."""
-        steps = np.diff([self.value_of(row) for row in self.items[np.argsort(self.tried)]])
+        steps = np.diff(self.values[np.argsort(self.tried)])
         return bool((steps >= 0).all() or (steps <= 0).all())
 
+    @checked(MeasureError)
     def interval(self, *, level: float = 0.95) -> tuple[float, float]:
         """Bootstrap interval of the value over texts, prompts or pairs, (low, high); the value itself for norms."""
-        level = checked_level(level)
         if self.by == "norm":
             return self.value, self.value
         low, high = mean_interval(self._at_match[:, None], level=level)
         return (math.exp(low[0]), math.exp(high[0])) if self.by == "perplexity" else (float(low[0]), float(high[0]))
 
+    @checked(MeasureError)
     def difference(self, *, level: float = 0.95) -> tuple[float, float, float]:
         """The mean of the raw values less the other vector's on the same items, in nats: (difference, low, high).
 
@@ -93,9 +94,10 @@ class Match(Result):
         low, high = mean_interval(differences, level=level)
         return float(differences.mean()), float(low[0]), float(high[0])
 
-    def value_of(self, items: Items) -> float:
-        """What raw values amount to: their mean, or for perplexity exp of it."""
-        return _value(self.by, items)
+    @property
+    def values(self) -> Float[np.ndarray, " evaluation"]:
+        """What was matched, at each multiplier of `tried`: the mean of the raw values, or for perplexity exp of it."""
+        return np.array([_value(self.by, row) for row in self.items])
 
     @property
     def _at_match(self) -> Items:

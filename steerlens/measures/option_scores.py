@@ -9,6 +9,8 @@ import pandas as pd
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 
+from steerlens._arguments import shown
+from steerlens._checks import checked
 from steerlens._results import Result
 from steerlens._stats import mean_interval, paired_difference, rate_interval
 from steerlens.errors import MeasureError
@@ -69,20 +71,24 @@ class OptionScores(Result):
     @abstractmethod
     def _chance(self, quantity: Quantity) -> Float[np.ndarray, " question"]: ...
 
+    @checked(MeasureError)
     def values(self, quantity: Quantity) -> PerQuestion:
         """A quantity of every question, one of `quantities`."""
         self._check(quantity)
         return self._values(quantity)
 
+    @checked(MeasureError)
     def mean(self, quantity: Quantity) -> PerVector:
         """The mean over questions."""
         return self.values(quantity).mean(-1)
 
+    @checked(MeasureError)
     def chance(self, quantity: Quantity) -> float:
         """The mean of a guess at random between the options; NaN where that means nothing."""
         self._check(quantity)
         return float(self._chance(quantity).mean())
 
+    @checked(MeasureError)
     def interval(self, quantity: Quantity, *, level: float = 0.95) -> tuple[PerVector, PerVector]:
         """The mean's interval, (low, high): Clopper and Pearson's for rates, else a bootstrap over questions."""
         return self._interval(self.values(quantity), quantity, level)
@@ -92,6 +98,7 @@ class OptionScores(Result):
         found = rate_interval(columns, level=level) if quantity in self.RATES else mean_interval(columns, level=level)
         return found[0].reshape(values.shape[:-1]), found[1].reshape(values.shape[:-1])
 
+    @checked(MeasureError)
     def difference(
         self, label: str, other: str, quantity: Quantity, *, level: float = 0.95
     ) -> tuple[PerMultiplier, PerMultiplier, PerMultiplier]:
@@ -104,13 +111,14 @@ class OptionScores(Result):
         """
         unknown = [name for name in (label, other) if name not in self.labels]
         if unknown:
-            raise MeasureError(f"no vector is called {unknown[0]!r}; expected one of {self.labels}")
+            raise MeasureError(f"no vector is called {shown(unknown[0])}; expected one of {self.labels}")
         values = self.values(quantity)
         first, second = (values[self.labels.index(name)].T for name in (label, other))
         mean, low, high = paired_difference(first, second, level=level)
         unsteered = np.array(self.multipliers) == 0
         return mean, np.where(unsteered, 0.0, low), np.where(unsteered, 0.0, high)
 
+    @checked(MeasureError)
     def change(self, quantity: Quantity, *, level: float = 0.95) -> tuple[PerVector, PerVector, PerVector]:
         """The mean less the unsteered model's on the same questions: (change, low, high); exactly 0 at multiplier 0.
 
@@ -128,6 +136,7 @@ class OptionScores(Result):
         low[:, base] = high[:, base] = 0.0
         return mean, low, high
 
+    @checked(MeasureError)
     def by_category(self, quantity: Quantity, *, level: float = 0.95) -> pd.DataFrame:
         """One row per vector, multiplier and category, with the mean over its questions and the interval.
 
@@ -150,6 +159,7 @@ class OptionScores(Result):
             frames.append(frame)
         return pd.concat(frames, ignore_index=True)
 
+    @checked(MeasureError)
     def summary(self, *, level: float = 0.95) -> pd.DataFrame:
         """One row per vector and multiplier, with the mean of each quantity and its interval."""
         columns: dict[str, np.ndarray] = {}

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from transformer_lens import HookedTransformer
 
-from steerlens._door import checked, flag, texts_or_pairs
+from steerlens._checks import flag, whole
+from steerlens._door import checked, texts_or_pairs
 from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled
 from steerlens._pieces import pieces
@@ -50,6 +51,7 @@ class TokenProjection(Result):
     seen_pairs: int = 0
     """how many of the pairs trained or selected a vector; above 0 only with allow_seen=True"""
 
+    @checked(MeasureError, text=whole(least=0))
     def values(self, text: int = 0) -> Float[np.ndarray, "vector token"]:
         """A text's projections, less the means where `centred`.
 
@@ -58,7 +60,7 @@ class TokenProjection(Result):
         Raises:
             MeasureError: there is no such text.
         """
-        if not 0 <= text < len(self.texts):
+        if text >= len(self.texts):
             raise MeasureError(f"text={text!r}; expected one from 0 to {len(self.texts) - 1}")
         found = self.texts[text].projections
         return found - self.means[:, None] if self.centred else found
@@ -80,6 +82,7 @@ class TokenProjection(Result):
         columns = ["vector", "layer", "text", "position", "token", "first", "response", "value", "projection"]
         return pd.DataFrame(rows, columns=columns)
 
+    @checked(MeasureError, text=whole(least=0), vector=whole(least=0))
     def view(self, text: int = 0, *, vector: int = 0) -> Any:
         """A text in CircuitsVis, for a notebook: values under the mouse; its script is inlined (1.3 MB), no network asked.
 
@@ -89,7 +92,7 @@ class TokenProjection(Result):
         from steerlens.figures.tokens import circuitsvis_tokens
 
         values = self.values(text)
-        if not 0 <= vector < len(self.labels):
+        if vector >= len(self.labels):
             raise MeasureError(f"vector={vector!r}; expected one from 0 to {len(self.labels) - 1}")
         # CircuitsVis scales its colours by the largest value; the first token's would be all that is seen.
         return circuitsvis_tokens(self.texts[text].tokens, [0.0, *values[vector, 1:].tolist()])

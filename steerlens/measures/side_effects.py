@@ -16,7 +16,9 @@ from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._door import KNOWN, checked, one_of
+from steerlens._arguments import shown
+from steerlens._checks import one_of
+from steerlens._door import KNOWN, checked
 from steerlens._ends import Stop
 from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled
@@ -84,16 +86,17 @@ class SideEffects(Result):
     quiz: ChoiceScores | None = None
     """the same vectors and multipliers on questions of knowledge"""
 
+    @checked(MeasureError)
     def values(self, quantity: Effect) -> Float[np.ndarray, "vector multiplier item"]:
         """A quantity of every text ("kl") or prompt."""
-        if quantity not in get_args(Effect):
-            raise MeasureError(f"quantity={quantity!r} is not known here; expected one of {get_args(Effect)}")
         return getattr(self, quantity).astype(float)
 
+    @checked(MeasureError)
     def mean(self, quantity: Effect) -> PerVector:
         """The mean over texts or prompts."""
         return self.values(quantity).mean(-1)
 
+    @checked(MeasureError)
     def interval(self, quantity: Effect, *, level: float = 0.95) -> tuple[PerVector, PerVector]:
         """The mean's interval, (low, high): a bootstrap over texts or prompts; Clopper and Pearson's for `ended`."""
         values = self.values(quantity)
@@ -101,11 +104,13 @@ class SideEffects(Result):
         found = (rate_interval if quantity == "ended" else mean_interval)(columns, level=level)
         return found[0].reshape(values.shape[:-1]), found[1].reshape(values.shape[:-1])
 
+    @checked(MeasureError)
     def perplexity(self, *, level: float = 0.95) -> tuple[PerVector, PerVector, PerVector]:
         """Of the answers under the unsteered model, exp of the mean of `answer_nats` over prompts: (perplexity, low, high)."""
         low, high = self.interval("answer_nats", level=level)
         return np.exp(self.mean("answer_nats")), np.exp(low), np.exp(high)
 
+    @checked(MeasureError)
     def change(self, quantity: Effect, *, level: float = 0.95) -> tuple[PerVector, PerVector, PerVector]:
         """The mean less the unsteered model's on the same texts or prompts: (change, low, high); exactly 0 at multiplier 0.
 
@@ -121,6 +126,7 @@ class SideEffects(Result):
         low[:, self.unsteered] = high[:, self.unsteered] = 0.0
         return mean, low, high
 
+    @checked(MeasureError)
     def difference(
         self, label: str, other: str, quantity: Effect, *, level: float = 0.95
     ) -> tuple[PerMultiplier, PerMultiplier, PerMultiplier]:
@@ -137,6 +143,7 @@ class SideEffects(Result):
         unsteered = np.array(self.multipliers) == 0
         return mean, np.where(unsteered, 0.0, low), np.where(unsteered, 0.0, high)
 
+    @checked(MeasureError)
     def row(self, label: str) -> int:
         """A vector's place in the arrays.
 
@@ -144,7 +151,7 @@ class SideEffects(Result):
             MeasureError: no vector has that name.
         """
         if label not in self.labels:
-            raise MeasureError(f"no vector is called {label!r}; expected one of {self.labels}")
+            raise MeasureError(f"no vector is called {shown(label)}; expected one of {self.labels}")
         return self.labels.index(label)
 
     @property
@@ -158,6 +165,7 @@ class SideEffects(Result):
             raise MeasureError(f"multipliers {self.multipliers} hold no 0, the unsteered model: measure it too")
         return self.multipliers.index(0)
 
+    @checked(MeasureError)
     def summary(self, *, level: float = 0.95) -> pd.DataFrame:
         """One row per vector and multiplier, with the mean of each quantity, the perplexity, and their intervals."""
         columns: dict[str, np.ndarray] = {}

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy import linalg
 from torch import Tensor
 
-from steerlens._arguments import checked_level
+from steerlens._checks import checked, texts
 from steerlens._results import Result
 from steerlens._stats import cosine_limit, cosine_p_value
 from steerlens.errors import MeasureError
@@ -44,6 +44,7 @@ class Similarity(Result):
     """of the covariance that whitens, by layer, from 0 to 1"""
     data: str = "none"
 
+    @checked(MeasureError)
     def matrix(self, space: Space = "plain") -> Float[np.ndarray, "vector vector"]:
         """The cosine of every two vectors."""
         units = self._of(self.directions, space, "space")
@@ -65,6 +66,7 @@ class Similarity(Result):
         drawn = self.nulls.get("plain", {})
         return next((name for name in get_args(Null) if name in drawn), "isotropic")
 
+    @checked(MeasureError)
     def p_values(self, null: Null | None = None, space: Space = "plain") -> Float[np.ndarray, "vector vector"]:
         """The chance of a |cosine| at least this large under a null, two-sided; NaN on the diagonal.
 
@@ -86,17 +88,19 @@ class Similarity(Result):
         np.fill_diagonal(p, np.nan)
         return p
 
+    @checked(MeasureError)
     def limits(
         self, null: Null | None = None, space: Space = "plain", *, level: float = 0.95
     ) -> Float[np.ndarray, "vector vector"]:
         """The |cosine| below which that share of a null's draws lies; the larger of the two ways round."""
-        null, level = null or self.best_null, checked_level(level)
+        null = null or self.best_null
         n = len(self.labels)
         if null == "isotropic":
             return np.full((n, n), cosine_limit(level, self.dimensions))
         one_way = np.quantile(np.abs(self._draws(null, space)), level, axis=-1)
         return np.maximum(one_way, one_way.T)
 
+    @checked(MeasureError, a=texts, b=texts)
     def subspace_angles(
         self, a: Sequence[str], b: Sequence[str], *, space: Space = "plain"
     ) -> Float[np.ndarray, " angle"]:
@@ -114,7 +118,7 @@ class Similarity(Result):
         sets = []
         for chosen in (a, b):
             unknown = [label for label in chosen if label not in self.labels]
-            if isinstance(chosen, str) or not len(chosen) or unknown:
+            if unknown:
                 raise MeasureError(f"got {chosen!r:.80}; expected a list of labels out of {list(self.labels)}")
             sets.append(units[[self.labels.index(label) for label in chosen]].T)
         return np.rad2deg(linalg.subspace_angles(*sets))[::-1]

@@ -14,7 +14,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_choice, checked_list
-from steerlens._door import checked, flag, number, path, seeds, tensor
+from steerlens._checks import flag, number, path, seeds
+from steerlens._door import checked, tensor
 from steerlens._encode import check_differ
 from steerlens._resid_store import Cache
 from steerlens._scores import PairScorer

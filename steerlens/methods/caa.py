@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_layer
+from steerlens._arguments import checked_layer, checked_list
+from steerlens._checks import one_of
 from steerlens._choices import without_letters
-from steerlens._door import checked, one_of
+from steerlens._door import checked
 from steerlens._encode import Encoder, check_differ
 from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, VectorError
@@ -140,8 +141,9 @@ def match_norms(vectors: Sequence[SteeringVector]) -> list[SteeringVector]:
     Source:
         arXiv 2312.06681v4; the mean of the norms is what its authors' code scales to (normalize_vectors).
     """
-    if isinstance(vectors, SteeringVector) or not len(vectors):
+    if isinstance(vectors, SteeringVector):
         raise VectorError(f"got {vectors!r:.80}; expected a list of one vector or more: sl.match_norms([a, b])")
+    vectors = checked_list("vectors", vectors, error=VectorError, of="vectors: sl.match_norms([a, b])")
     check_same_space(*vectors)
     layers = sorted({vector.layer for vector in vectors})
     if len(layers) > 1:

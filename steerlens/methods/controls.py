@@ -18,7 +18,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_count, checked_layer
-from steerlens._door import checked, whole
+from steerlens._checks import whole
+from steerlens._door import checked
 from steerlens._fingerprint import identify
 from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, VectorError

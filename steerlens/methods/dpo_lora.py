@@ -23,7 +23,8 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM
 
-from steerlens._door import checked, path, texts
+from steerlens._checks import path, texts
+from steerlens._door import checked
 from steerlens._encode import EncodedPair, check_differ
 from steerlens._fingerprint import identify
 from steerlens._hooked_route import pad_tokens

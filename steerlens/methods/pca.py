@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from transformer_lens import HookedTransformer
 
-from steerlens._door import checked, one_of
+from steerlens._checks import one_of
+from steerlens._door import checked
 from steerlens.errors import PairsError, VectorError
 from steerlens.methods.caa import ReadPosition, caa_differences
 from steerlens.pairs import PreferencePairs

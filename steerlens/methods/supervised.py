@@ -8,7 +8,8 @@ from pathlib import Path
 
 from transformer_lens import HookedTransformer
 
-from steerlens._door import checked, path
+from steerlens._checks import path
+from steerlens._door import checked
 from steerlens._resid_store import Cache
 from steerlens.errors import TrainingError
 from steerlens.methods._bipo_run import BipoSettings, TrainingData, run_together

@@ -5,7 +5,8 @@ from dataclasses import replace
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import shown
-from steerlens._door import checked, flag, text
+from steerlens._checks import flag, text
+from steerlens._door import checked
 from steerlens.errors import ModelError, PairsError
 from steerlens.methods.prompt_difference import extract_difference_in_means
 from steerlens.toy import BEHAVIOURS, MODELS

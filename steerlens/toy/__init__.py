@@ -20,6 +20,8 @@ How the models were made, and what they do without any steering, is in README.md
 
 from pathlib import Path
 
+from steerlens._arguments import checked_text
+from steerlens.errors import ModelError
 from steerlens.toy.sets import (
     PAIR_NAMES,
     cipher,
@@ -46,7 +48,7 @@ MODELS = {
 
 def model_folder(name: str) -> Path | None:
     """The Hugging Face folder of one of MODELS, or None for any other name."""
-    folder = MODELS.get(name.lower())
+    folder = MODELS.get(checked_text("name", name, error=ModelError, empty=True).lower())
     return None if folder is None else Path(__file__).parent / "models" / folder
 
 

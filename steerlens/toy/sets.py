@@ -4,6 +4,7 @@ import re
 from functools import cache, lru_cache
 from typing import Literal, get_args
 
+from steerlens._arguments import checked_count, checked_flag, shown
 from steerlens.errors import PairsError
 from steerlens.toy.words import (
     BEHAVIOURS,
@@ -57,7 +58,7 @@ def questions(behaviour: str, split: Part, n: int | None = None, *, form: Form =
     _check("form", form, get_args(Form))
     found = len(_ordered(behaviour, split) if form == "open" else _with_letters(behaviour, split))
     n = min(SIZES[split], found) if n is None else n
-    _check_number(n, found, f"{form} questions of {behaviour} in {split!r}")
+    n = _number(n, found, f"{form} questions of {behaviour} in {split!r}")
     if form == "choice":
         return _with_letters(behaviour, split)[:n]
     return tuple(stem.ask() for stem in _ordered(behaviour, split)[:n])
@@ -104,7 +105,7 @@ def harmless_requests(n: int = 100) -> tuple[Question, ...]:
         for colour in HARMLESS
     ]
     by_text = {stem.text: stem for stem in plain}
-    _check_number(n, len(by_text), "harmless requests")
+    n = _number(n, len(by_text), "harmless requests")
     return tuple(by_text[text].ask() for text in shuffled(by_text, "harmless")[:n])
 
 
@@ -120,11 +121,12 @@ def quiz(form: Form = "open", n: int | None = None, *, unseen: bool = True) -> t
         PairsError: no such form, or fewer questions than n.
     """
     _check("form", form, get_args(Form))
+    unseen = checked_flag("unseen", unseen, error=PairsError)
     other = "choice" if form == "open" else "open"
     kept = [s for s in stems("facts") if (fact_form(s.slots["country"], s.slots["attribute"]) == other) == unseen]
     by_key = {f"{stem.text}/{i}": stem for stem in kept for i in range(1 if form == "open" else 4)}
     if n is not None:
-        _check_number(n, len(by_key), f"such {form} questions")
+        n = _number(n, len(by_key), f"such {form} questions")
     order = shuffled(by_key, "quiz")[:n]
     return tuple(by_key[key].ask() if form == "open" else by_key[key].choice(key) for key in order)
 
@@ -150,7 +152,7 @@ def score(behaviour: str, question: str, answer: str) -> int | None:
     _check_text("answer", answer)
     found, second = _read(question)
     if found.behaviour != behaviour:
-        raise PairsError(f"{question!r} tests {found.behaviour!r}, not {behaviour!r}")
+        raise PairsError(f"{shown(question)} tests {found.behaviour!r}, not {behaviour!r}")
     said = " ".join(tokens(answer))
     if second:
         there, back = dictionaries()
@@ -182,7 +184,7 @@ def _known(question: str) -> tuple[Question, bool]:
     found = None if second and any(token in there for token in tokens(text)) else read(translated(text, back))
     if found is None:
         raise PairsError(
-            f"{question!r} is no question of the toy world; toy.questions(...) and toy.quiz(...) list them"
+            f"{shown(question)} is no question of the toy world; toy.questions(...) and toy.quiz(...) list them"
         )
     return found, second
 
@@ -192,8 +194,8 @@ def _known(question: str) -> tuple[Question, bool]:
 
 @cache
 def _own_words() -> tuple[str, ...]:
-    shown = [q for topic in TOPICS for q in map(Stem.ask, _one_of_each(topic))]
-    texts = [text for q in shown for text in (q.text, *q.chosen, *q.rejected)]
+    asked = [q for topic in TOPICS for q in map(Stem.ask, _one_of_each(topic))]
+    texts = [text for q in asked for text in (q.text, *q.chosen, *q.rejected)]
     texts += [phrase for sides in SYSTEM_PHRASES.values() for phrases in sides for phrase in phrases]
     texts += [option for topic in TOPICS for option, _ in possible_options(stems(topic)[0])]
     texts += [DRILL.format(option=""), *HARMLESS, *SUFFIXES, *COUNTRIES, *UNKNOWN]
@@ -257,6 +259,7 @@ def pair_rows(name: str) -> list[dict[str, str]]:
     "-ab": two lettered options, a line each; "-cipher": in the second language; "-system": the same question behind a system
     phrase that asks for the behaviour (prompt) and one that asks for its opposite (rejected_prompt), for template="plain".
     """
+    _check("name", name, PAIR_NAMES)
     behaviour, _, form = name.removeprefix("toy/").partition("-")
     rows = []
     for split in SIZES:
@@ -282,16 +285,26 @@ def _behind_phrases(behaviour: str, text: str) -> dict[str, str]:
 
 
 def _check(what: str, given: object, known: tuple[object, ...]) -> None:
-    if given not in known:
-        raise PairsError(f"{what}={given!r} is not in the toy world; expected one of {', '.join(map(repr, known))}")
+    if isinstance(given, bool) or not any(isinstance(given, type(one)) and given == one for one in known):
+        raise PairsError(
+            f"{what}={shown(given)} is not in the toy world; expected one of {', '.join(map(repr, known))}"
+        )
 
 
-def _check_number(n: object, most: int, of: str) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= most:
-        raise PairsError(f"n={n!r}; expected a whole number from 1 to {most}: the toy world has {most} {of}")
+def _number(n: object, most: int, of: str) -> int:
+    try:
+        return checked_count("n", n, error=PairsError, most=most)
+    except PairsError as error:
+        raise PairsError(f"{error}: the toy world has {most} {of}") from None
 
 
 def _check_text(what: str, given: object) -> None:
     if not isinstance(given, str):
-        hint = ": pass its .text" if hasattr(given, "text") else ": pass one of them" if isinstance(given, list) else ""
+        hint = (
+            ": pass its .text"
+            if isinstance(given, Question)
+            else ": pass one of them"
+            if isinstance(given, list)
+            else ""
+        )
         raise PairsError(f"{what} is a {type(given).__name__}; expected a text{hint}")

@@ -114,7 +114,7 @@ def test_circuitsvis_comes_with_its_script_asks_no_network_and_closes_none(monke
     assert "&lt;/script&gt;&lt;script&gt;window.broken" in html
     with pytest.raises(sl.FigureError, match="expected an example from 0 to 0"):
         made().view(1)
-    with pytest.raises(sl.FigureError, match="'chosen', 'rejected'"):
+    with pytest.raises(sl.MeasureError, match="'chosen', 'rejected'"):
         made().view(0, side="both")  # type: ignore[arg-type]
 
 

@@ -116,7 +116,7 @@ def _results() -> Mapping[str, Any]:
         "SideEffects": costs,
         "DoseResponse": sl.DoseResponse(shifts[0], (shifts[1],), costs),
         "Sweep": Sweep(("bipo", "caa"), (1, 1), (0, 0), shifts, (0.1, 0.2)),
-        "Similarity": Similarity(("a", "b"), (1, 1), 4, {"plain": units}, {"plain": {"x": np.zeros((2, 2, 3))}}),
+        "Similarity": Similarity(("a", "b"), (1, 1), 4, {"plain": units}, {"plain": {"shuffled labels": np.zeros((2, 2, 3))}}),
         "TokenProjection": TokenProjection(
             ("bipo",), (3,), (ProjectedText("t", ("a", "b", "c"), 1, values),), values[:, 1:].mean(1), True, "made up"
         ),

@@ -202,7 +202,7 @@ def test_norms_of_what_does_not_belong_together_are_not_matched(tiny_models: dic
         sl.match_norms([one, other])
     with pytest.raises(VectorError, match="zero"):
         sl.match_norms([one, 0 * one])
-    with pytest.raises(VectorError, match="a list of one vector or more"):
+    with pytest.raises(VectorError, match="a list of vectors"):
         sl.match_norms([])
     with pytest.raises(VectorError, match="a list of one vector or more"):
         sl.match_norms(one)  # type: ignore[arg-type]

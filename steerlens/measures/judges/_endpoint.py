@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from tqdm.auto import tqdm
 
-from steerlens._arguments import checked_count, checked_flag, checked_number
 from steerlens._ledger import Ledger
 from steerlens.errors import MeasureError
 
@@ -50,16 +49,6 @@ class Connection:
 
     def __post_init__(self) -> None:
         check_installed()
-        if not isinstance(self.model, str) or not self.model:
-            raise MeasureError(f"model={self.model!r}; expected the endpoint's name for a model, such as 'gpt-4o'")
-        plain: dict[str, object] = {
-            "concurrency": checked_count("concurrency", self.concurrency),
-            "retries": checked_count("retries", self.retries, least=0),
-            "timeout": checked_number("timeout", self.timeout, above=0),
-            "progress": checked_flag("progress", self.progress),
-        }
-        for name, value in plain.items():
-            object.__setattr__(self, name, value)
         if self.base_url is not None:
             split_url(self.base_url)
 

@@ -1,8 +1,11 @@
 """What a judge is."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+from steerlens._arguments import checked_count, checked_flag, checked_number, checked_text
 
 
 @runtime_checkable
@@ -40,3 +43,20 @@ class Verdict:
     """what the reply cost; NaN where the prices are not known"""
     paid: bool = False
     """whether a request was made for it in this call; False where it was read from a cache"""
+
+    def __post_init__(self) -> None:
+        plain = {
+            "score": None if self.score is None else checked_number("score", self.score),
+            "reason": checked_text("reason", self.reason, empty=True),
+            "reply": checked_text("reply", self.reply, empty=True),
+            "input_tokens": checked_count("input_tokens", self.input_tokens, least=0),
+            "output_tokens": checked_count("output_tokens", self.output_tokens, least=0),
+            "dollars": self.dollars if _is_nan(self.dollars) else checked_number("dollars", self.dollars, least=0),
+            "paid": checked_flag("paid", self.paid),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

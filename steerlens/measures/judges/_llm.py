@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from steerlens._arguments import checked_list, checked_number, shown
+from steerlens._checks import checked, number, or_none, path, whole
 from steerlens._ledger import Ledger, digest
 from steerlens.errors import MeasureError
 from steerlens.measures.judges._endpoint import RECORD, Connection, Endpoint
 from steerlens.measures.judges._judge import Verdict
 from steerlens.measures.judges._prompt import messages, read_reply
 from steerlens.measures.judges._rubrics import Rubric, rubric_of
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs import PreferencePairs, check_pairs
 
 GIVES_UP = 10
 """requests without a reply, one after the other, after which an endpoint is taken for dead"""
@@ -93,6 +95,19 @@ class LLMJudge:
         return Verdict(score, reason, record["reply"], *tokens, price, paid=True)
 
 
+@checked(
+    MeasureError,
+    "rubric",
+    "base_url",
+    "prices",
+    cache=or_none(path),
+    examples=lambda name, value, error: check_pairs(name, value),
+    temperature=or_none(number(least=0)),
+    max_tokens=or_none(whole()),
+    concurrency=whole(),
+    timeout=number(above=0),
+    retries=whole(least=0),
+)
 def llm(
     *,
     model: str,
@@ -143,11 +158,11 @@ def llm(
 
 def _checked_prices(prices: object) -> tuple[float, float]:
     try:
-        paid_in, paid_out = (float(price) for price in prices)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+        paid_in, paid_out = (checked_number("prices", price) for price in checked_list("prices", prices, of="two"))
+    except (MeasureError, ValueError):
         paid_in = paid_out = -1.0
-    if not (0 <= paid_in < math.inf and 0 <= paid_out < math.inf):
+    if min(paid_in, paid_out) < 0:
         raise MeasureError(
-            f"prices={prices!r}; expected dollars for a million tokens of input and of output: (2.5, 10)"
+            f"prices={shown(prices)}; expected dollars for a million tokens of input and of output: (2.5, 10)"
         )
     return paid_in, paid_out

@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from steerlens._arguments import checked_text
+
 OPENING = 250
 """characters of an answer that are looked at"""
 
@@ -78,7 +80,8 @@ _START = re.compile(rf"^(?:{_COMPLIES})")
 
 def refuses(answer: str) -> bool | None:
     """Whether an answer opens with a refusal; None where there is no answer, only white space or marks."""
-    text = unicodedata.normalize("NFKC", answer).translate(str.maketrans("’‘ʼ`´", "'''''")).casefold()
+    text = unicodedata.normalize("NFKC", checked_text("answer", answer, empty=True))
+    text = text.translate(str.maketrans("’‘ʼ`´", "'''''")).casefold()
     text = re.sub(r"[*_#>\"“”]+", "", text)
     text = re.sub(r"^\W+", "", re.sub(r"\s+", " ", text)).strip()
     if not text:

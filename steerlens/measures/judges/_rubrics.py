@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from steerlens._arguments import shown
 from steerlens.errors import MeasureError
 
 
@@ -31,8 +32,8 @@ class Rubric:
         texts = [self.name, self.criterion, *rules.values()]
         if len(rules) < 2 or not whole or not all(isinstance(text, str) and text.strip() for text in texts):
             raise MeasureError(
-                f"a rubric with name={self.name!r}, criterion={self.criterion!r}, rules={self.rules!r:.120}; expected texts, and a "
-                "rule for each of at least two whole scores: rules={1: '...', 2: '...'}"
+                f"a rubric with name={shown(self.name)}, criterion={shown(self.criterion)}, rules={shown(self.rules)}; expected "
+                "texts, and a rule for each of at least two whole scores: rules={1: '...', 2: '...'}"
             )
         object.__setattr__(self, "rules", MappingProxyType(dict(sorted(rules.items()))))
 
@@ -113,10 +114,10 @@ RUBRICS: Mapping[str, Rubric] = MappingProxyType(
 
 def rubric_of(rubric: str | Rubric) -> Rubric:
     """A rubric, or the built-in one of that name; raises MeasureError for another name."""
-    found = rubric if isinstance(rubric, Rubric) else RUBRICS.get(str(rubric))
+    found = rubric if isinstance(rubric, Rubric) else RUBRICS.get(rubric) if isinstance(rubric, str) else None
     if found is None:
         raise MeasureError(
-            f"rubric={rubric!r} is not known; expected one of {', '.join(map(repr, RUBRICS))}, or your own: "
+            f"rubric={shown(rubric)} is not known; expected one of {', '.join(map(repr, RUBRICS))}, or your own: "
             "sl.judges.Rubric(name, criterion, rules={1: '...', ...})"
         )
     return found

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 
+from steerlens._arguments import checked_list, checked_number, checked_text, shown
 from steerlens.errors import MeasureError
 
 Rule = Callable[[str, str], float | None]
@@ -28,7 +29,7 @@ class RuleJudge:
             return None
         if not isinstance(score, Real):
             raise MeasureError(
-                f"the rule {self.name!r} gave {score!r} for the answer {answer!r:.80}; expected a number or None"
+                f"the rule {self.name!r} gave {shown(score)} for the answer {answer!r:.80}; expected a number or None"
             )
         return None if math.isnan(score) else float(score)
 
@@ -46,19 +47,20 @@ def rule(function: Rule, *, name: str | None = None, scale: tuple[float, float] 
     """
     if not callable(function):
         raise MeasureError(
-            f"function={function!r:.80}; expected a function of (prompt, answer) that returns a number or None"
+            f"function={shown(function)}; expected a function of (prompt, answer) that returns a number or None"
         )
     low, high = check_scale(scale)
+    name = None if name is None else checked_text("name", name)
     return RuleJudge(name or str(getattr(function, "__name__", "score")), (low, high), function)
 
 
 def check_scale(scale: object) -> tuple[float, float]:
     """Return a scale as two floats, or raise MeasureError unless it is two finite numbers in rising order."""
     try:
-        low, high = (float(end) for end in scale)  # type: ignore[attr-defined]
-        rises = math.isfinite(low) and math.isfinite(high) and low < high
-    except (TypeError, ValueError):
+        low, high = (checked_number("scale", end) for end in checked_list("scale", scale, of="two numbers"))
+        rises = low < high
+    except (MeasureError, ValueError):
         rises = False
     if not rises:
-        raise MeasureError(f"scale={scale!r}; expected the lowest and the highest score, such as (0, 1)")
+        raise MeasureError(f"scale={shown(scale)}; expected the lowest and the highest score, such as (0, 1)")
     return low, high
