@@ -54,6 +54,16 @@ class ModelIdentity:
             not (self.scales and other.scales) or _are_close(self.scales, other.scales, tolerance)
         )
 
+    def other_settings(self, other: "ModelIdentity") -> str:
+        """The settings that differ, as "rotary_dim 64, there 32"; "" where none do, or one of the records has none."""
+        if not (self.settings and other.settings):
+            return ""
+        mine, theirs = self.settings.split("; "), other.settings.split("; ")
+        missing = sorted(set(theirs) - set(mine))
+        return "; ".join(
+            f"{one}, there {missing.pop(0) if missing else 'not'}" for one in sorted(set(mine) - set(theirs))
+        )
+
     def describe(self) -> str:
         """One phrase for an error message."""
         weights = self.digest[:12] or "of no known digest: an older version wrote its record"

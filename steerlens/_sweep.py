@@ -178,7 +178,7 @@ def sweep(
     Raises:
         MeasureError: an unknown method, a list that is empty or names something twice, an executor with a model that is no
             name or with forked processes; before any work. A stored cell is another's.
-        ModelError: the model does not have a layer; before any work.
+        ModelError: no layers, one twice, or one that the model does not have; before any work.
     """
     methods, options = _checked_methods(methods, options)
     if executor is not None and not isinstance(executor, Executor):

@@ -306,8 +306,10 @@ def check_fits(vector: SteeringVector, model: ModelIdentity) -> None:
             f"the vector belongs after layer {vector.layer}; {model.name} has layers 0 to {model.n_layers - 1}"
         )
     if vector.model is not None and not vector.model.same_weights(model):
+        differ = model.other_settings(vector.model)
         raise VectorError(
-            f"the vector was made on other weights: {vector.model.describe()}; this model is {model.describe()}. "
+            f"the vector was made on other weights: {vector.model.describe()}; this model is {model.describe()}"
+            f"{f', with other settings ({differ})' if differ else ''}. "
             "To transfer it on purpose, drop what it knows of its model: dataclasses.replace(vector, model=None)"
         )
 

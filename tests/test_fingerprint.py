@@ -494,3 +494,11 @@ def test_the_models_own_ways_to_change_weights_are_noticed(fresh: Callable[..., 
     with torch.no_grad():
         model.blocks[3].attn.b_O[5] += 1e-3
     assert not identify(model).same_weights(before)
+
+
+def test_a_refusal_names_the_setting_that_differs(fresh: Callable[..., HookedTransformer]) -> None:
+    model = fresh("llama", "float32")
+    vector = SteeringVector(torch.ones(model.cfg.d_model), 1, model=identify(model))
+    model.blocks[0].attn.attn_scale = 1.0
+    with pytest.raises(VectorError, match=r"other settings \(attention scale .*1 x 1.*, there attention scale 4 x "):
+        check_fits(vector, identify(model))

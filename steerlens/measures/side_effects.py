@@ -249,8 +249,8 @@ def side_effects(
         batch_size: texts, or questions, at once.
 
     Raises:
-        MeasureError: a multiplier twice, a text too short or too long, or quiz questions that trained a vector.
-        SteeringError: a multiplier is not finite, or a prompt is too long for the model.
+        MeasureError: a multiplier twice or not finite, a text too short or too long, or quiz questions that trained a vector.
+        SteeringError: a prompt is too long for the model.
         VectorError: a vector does not fit the model.
     """
     found, identity = labelled(vectors), identify(model)

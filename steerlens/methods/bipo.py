@@ -143,8 +143,8 @@ def train_bipo(
         (nats) where they were measured.
 
     Raises:
-        TrainingError: an option is wrong, the checkpoint is another run's, or the loss stopped being finite
-            (`error.vector` is the last good vector).
+        TrainingError: an option is wrong, the checkpoint is another run's, gradients are off (`torch.inference_mode()`), or the
+            loss stopped being finite (`error.vector` is the last good vector).
         PairsError: the pairs can't be encoded, chosen and rejected are the same tokens in some (the rows are listed), or
             training and validation share some.
 
