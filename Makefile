@@ -30,7 +30,8 @@ notebooks: $(VENV)/.made  ## execute the notebooks anew, each in a clean kernel,
 test: $(VENV)/.made  ## run the tests, in as many workers as there are cores, up to four
 	$(PY) -m pytest -n auto
 
-# Both ends of pyproject.toml's ranges, each in an environment of its own. TORCH=2.13.0 keeps that torch in both: a CPU build, say.
+# Both ends of pyproject.toml's ranges, each in an environment of its own. TORCH=2.13.0 takes that torch
+# in both, with the sympy that it asks for: a CPU build, say.
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 OLDEST_PYTHON ?= python3.11
@@ -40,7 +41,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 
 $(OLDEST)/.made: pyproject.toml constraints-oldest.txt
 	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
-	sed '$(if $(TORCH),s/^torch==.*/torch==$(TORCH)/)' constraints-oldest.txt > $(OLDEST)/constraints.txt
+	sed '$(if $(TORCH),s/^torch==.*/torch==$(TORCH)/;/^sympy==/d)' constraints-oldest.txt > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python $(PIP) -c $(OLDEST)/constraints.txt torch
 	$(OLDEST)/bin/python $(PIP) -c $(OLDEST)/constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
