@@ -236,7 +236,8 @@ def test_a_loaded_vector_finds_the_very_pairs_that_trained_it(
 ) -> None:
     built_in = sl.load_pairs("wealth-seeking")
     changed = built_in.flip() if change == "flip" else built_in.with_template("llama-2")
-    made = [sl.extract_caa(tiny_chat_model, changed.train, layer, progress=False) for layer in (1, 1)]
+    caa = sl.extract_caa(tiny_chat_model, changed.train, 1, progress=False)
+    made = [caa, 2 * caa]
     live = sl.compare(*made, n_random=0, multipliers=(-1, 1), progress=False)
     loaded = [sl.load_vector(v.save(tmp_path / f"{i}.safetensors")) for i, v in enumerate(made)]
     again = sl.compare(*loaded, model=tiny_chat_model, n_random=0, multipliers=(-1, 1), progress=False)
