@@ -17,9 +17,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._encode import EncodedPair
 from steerlens._readout import logits_at
 from steerlens._scores import PairScorer
+from steerlens.text.encode import EncodedPair
 
 
 def own_logits(model: HookedTransformer, finals: Tensor) -> Tensor:

@@ -29,12 +29,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import steerlens as sl
-from steerlens._encode import EncodedPair
 from steerlens._flat_route import FlatRoute
 from steerlens._hooked_route import pad_tokens
 from steerlens._scores import PairScorer
 from steerlens._sources import smollm2_folder
 from steerlens.figures.theme import style
+from steerlens.text.encode import EncodedPair
 
 SHAPES: dict[str, dict[str, Any]] = {
     "small": {"num_hidden_layers": 16, "hidden_size": 512, "intermediate_size": 1376, "num_attention_heads": 8},

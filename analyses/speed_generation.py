@@ -23,9 +23,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._encode import Encoder
 from steerlens._hooked_route import pad_tokens
 from steerlens._sources import smollm2_folder
+from steerlens.text.encode import Encoder
 
 PROMPTS = (
     "How would you spend a bonus?",

@@ -6,14 +6,14 @@ from typing import Any
 from steerlens import _checks
 from steerlens._arguments import Error, checked_count, checked_kind, checked_list, checked_text
 from steerlens._checks import Check, door, texts
-from steerlens._conversation import checked_prompts
 from steerlens._labels import labelled
-from steerlens._templates import checked_template
 from steerlens.errors import SteeringError
 from steerlens.pairs import PreferencePairs, check_pairs
 from steerlens.questions import ChoiceQuestions
 from steerlens.resid import check_model
 from steerlens.shapes import check_vector
+from steerlens.text.conversation import checked_prompts
+from steerlens.text.templates import checked_template
 from steerlens.vector import check_is_vector
 
 

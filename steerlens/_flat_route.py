@@ -20,10 +20,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from steerlens._block_math import embed, keys_and_values, mlp, norm, queries, write
-from steerlens._encode import Encoded
 from steerlens._parts import is_plain
 from steerlens._readout import logits_at, sum_logprobs
 from steerlens.resid import Positions
+from steerlens.text.encode import Encoded
 
 
 @dataclass(frozen=True)

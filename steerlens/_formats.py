@@ -17,11 +17,11 @@ from steerlens._meaning import (
 )
 from steerlens._messages import conversation, lone_prompt
 from steerlens._readers import Table, recognise
-from steerlens._rows import OnBad, good_reasons, listed, why_no_text
-from steerlens._templates import Template
 from steerlens.errors import PairsError
 from steerlens.pairs import PreferencePairs
 from steerlens.questions import ChoiceQuestion, ChoiceQuestions, why_bad
+from steerlens.text.rows import OnBad, good_reasons, listed, why_no_text
+from steerlens.text.templates import Template
 
 Row = dict[str, Any]
 Asked = tuple[ChoiceQuestion, ChoiceLayout]

@@ -20,10 +20,7 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_count
 from steerlens._checks import multipliers_that_may_repeat, whole
-from steerlens._conversation import checked_prompts
 from steerlens._door import checked
-from steerlens._encode import Encoder
-from steerlens._ends import Stop, stop_tokens
 from steerlens._fingerprint import identify
 from steerlens._flat_decode import flat_tokens
 from steerlens._flat_route import FlatRoute
@@ -32,10 +29,13 @@ from steerlens._pair import Asked
 from steerlens._parts import check_runs_in_parts, foreign_parts
 from steerlens._readout import logits_at
 from steerlens._sampling import Choose, likeliest
-from steerlens._templates import Template
 from steerlens._whole_route import logits_from, whole_pass
 from steerlens.errors import SteeringError
 from steerlens.resid import Positions, added_at, new_kv_cache
+from steerlens.text.conversation import checked_prompts
+from steerlens.text.encode import Encoder
+from steerlens.text.ends import Stop, stop_tokens
+from steerlens.text.templates import Template
 from steerlens.vector import SteeringVector, check_fits
 
 Cell = TypeVar("Cell")

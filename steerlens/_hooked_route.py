@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from steerlens._encode import Encoded
 from steerlens._readout import logits_at, sum_logprobs
 from steerlens._whole_route import needs_whole_passes, whole_pass
 from steerlens.resid import Positions, added_at, new_kv_cache
+from steerlens.text.encode import Encoded
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from steerlens._datasets import BUILT_IN, Kind, built_in, is_file, read_publishe
 from steerlens._formats import pairs_from
 from steerlens._load_toy import load_toy_pairs
 from steerlens._readers import ENDINGS, Table, read_file, read_hub
-from steerlens._rows import OnBad
-from steerlens._templates import Template, checked_template
 from steerlens.errors import PairsError
 from steerlens.pairs import PreferencePairs
+from steerlens.text.rows import OnBad
+from steerlens.text.templates import Template, checked_template
 from steerlens.toy import PAIR_NAMES
 
 log = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ from steerlens._checks import checked, path
 from steerlens._datasets import built_in
 from steerlens._formats import prompts_from, questions_from
 from steerlens._load_pairs import load_pairs, read_table, source_name
-from steerlens._rows import OnBad
-from steerlens._templates import Template, checked_template
 from steerlens.errors import PairsError
 from steerlens.questions import ChoiceQuestions
+from steerlens.text.rows import OnBad
+from steerlens.text.templates import Template, checked_template
 
 
 @checked(PairsError, "source", template=checked_template, data_dir=path)

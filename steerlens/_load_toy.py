@@ -1,9 +1,9 @@
 """Preference pairs of the toy world, by name."""
 
-from steerlens._rows import OnBad
-from steerlens._templates import Template
 from steerlens.errors import PairsError
 from steerlens.pairs import PreferencePairs
+from steerlens.text.rows import OnBad
+from steerlens.text.templates import Template
 from steerlens.toy import PAIR_NAMES, pair_rows
 
 

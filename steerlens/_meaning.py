@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from steerlens._marks import formats_in
 from steerlens._readers import Table
 from steerlens.errors import PairsError
+from steerlens.text.marks import formats_in
 
 log = logging.getLogger(__name__)
 _SYSTEM = {"system", "system_prompt", "system_message", "sys", "sys_prompt", "system_instruction"}

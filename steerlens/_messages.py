@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from steerlens._conversation import Said, from_turns, is_messages, turns_of, why_no_prompt
-from steerlens._rows import why_no_text
+from steerlens.text.conversation import Said, from_turns, is_messages, turns_of, why_no_prompt
+from steerlens.text.rows import why_no_text
 
 SIDES = ("chosen", "rejected")
 _ANSWER = "\n\nAssistant:"  # what hh-rlhf writes before an answer

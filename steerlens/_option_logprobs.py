@@ -9,10 +9,10 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_count
-from steerlens._encode import EncodedChoice
 from steerlens._scores import choose_route
 from steerlens.errors import PairsError
 from steerlens.resid import Positions
+from steerlens.text.encode import EncodedChoice
 from steerlens.vector import SteeringVector
 
 OptionLogProbs = Float[np.ndarray, "vector multiplier option"]

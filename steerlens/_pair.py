@@ -7,8 +7,8 @@ from typing import Any
 
 from steerlens._arguments import shown
 from steerlens._choices import meant
-from steerlens._conversation import as_prompt
 from steerlens.errors import PairsError
+from steerlens.text.conversation import as_prompt
 
 Asked = str | Sequence[dict[str, str]]
 """a prompt: a text, or the messages of a conversation"""

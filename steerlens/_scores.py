@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_count
-from steerlens._encode import Encoded, EncodedPair
 from steerlens._flat_route import FlatRoute
 from steerlens._hooked_route import HookedRoute
 from steerlens._parts import check_runs_in_parts
@@ -24,6 +23,7 @@ from steerlens._whole_route import WholeRoute, needs_whole_passes
 from steerlens.errors import ModelError, PairsError
 from steerlens.resid import Positions
 from steerlens.shapes import DVector
+from steerlens.text.encode import Encoded, EncodedPair
 
 RouteName = Literal["auto", "flat", "hooked"]
 Route = FlatRoute | HookedRoute | WholeRoute

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from steerlens._encode import Encoded
 from steerlens._parts import check_runs_in_parts, is_plain, is_readable
 from steerlens._readout import logits_at, sum_logprobs
 from steerlens.resid import Positions, added_at, reading
+from steerlens.text.encode import Encoded
 
 
 def needs_whole_passes(model: HookedTransformer) -> bool:

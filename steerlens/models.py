@@ -22,7 +22,6 @@ from transformers import (
 
 from steerlens._adapters import adapter_folder, merge_adapter
 from steerlens._arguments import checked_path, shown
-from steerlens._ends import configured_ends
 from steerlens._families import FAMILIES, hooked_config
 from steerlens._invariants import STORED_ORDER
 from steerlens._sources import (
@@ -36,6 +35,7 @@ from steerlens._sources import (
     smollm2_folder,
 )
 from steerlens.errors import ModelError
+from steerlens.text.ends import configured_ends
 from steerlens.toy import MODELS, model_folder
 
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}

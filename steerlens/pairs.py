@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from steerlens._arguments import checked_kind, shown
 from steerlens._checks import checked, rows
-from steerlens._encode import EncodedPair, Encoder
 from steerlens._pair import Asked, PreferencePair, columns_of
-from steerlens._rows import SPLITS, OnBad, SplitName, check_columns, drawn_parts, good_rows, listed
-from steerlens._templates import Template, checked_template
 from steerlens.errors import PairsError, SteerLensError
+from steerlens.text.encode import EncodedPair, Encoder
+from steerlens.text.rows import SPLITS, OnBad, SplitName, check_columns, drawn_parts, good_rows, listed
+from steerlens.text.templates import Template, checked_template
 
 if TYPE_CHECKING:
     from steerlens.questions import ChoiceQuestions

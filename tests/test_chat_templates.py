@@ -18,9 +18,9 @@ from conftest import CHAT_TEMPLATE, make_tokenizer
 from test_pairs import decoded, metaspace_tokenizer, model_like
 
 from steerlens import _sources
-from steerlens._encode import Encoder
-from steerlens._templates import TEMPLATE_NAMES, VICUNA_SYSTEM_PROMPT, Template, render
 from steerlens.errors import PairsError
+from steerlens.text.encode import Encoder
+from steerlens.text.templates import TEMPLATE_NAMES, VICUNA_SYSTEM_PROMPT, Template, render
 
 SYSTEM = "Speak plainly."
 LLAMA_2 = (

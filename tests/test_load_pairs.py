@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 
 from steerlens import ChoiceQuestion, PairsError, PreferencePair, load_pairs, load_prompts, load_questions
-from steerlens._conversation import Conversation
+from steerlens.text.conversation import Conversation
 
 Write = Callable[[str, Any], Path]
 CHOICES = "Will you?\n\nChoices:\n (A) No\n (B) Yes"

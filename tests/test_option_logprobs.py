@@ -9,9 +9,9 @@ from conftest import FAMILIES, ROUNDING
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._encode import EncodedChoice, EncodedPair, Encoder
 from steerlens._option_logprobs import _batches, option_logprobs
 from steerlens._scores import PairScorer
+from steerlens.text.encode import EncodedChoice, EncodedPair, Encoder
 
 SIDES = (
     ((3, 1), (4, 1, 5, 9), (2, 6, 5), (3,), (5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6)),

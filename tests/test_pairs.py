@@ -25,8 +25,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformer_lens import HookedTransformer
 
 from steerlens import PairsError, PreferencePair, PreferencePairs, SteerLensError, load_model, load_pairs
-from steerlens._encode import Encoder
-from steerlens._templates import AUTHORS_SYSTEM_PROMPT, TEMPLATE_NAMES, render
+from steerlens.text.encode import Encoder
+from steerlens.text.templates import AUTHORS_SYSTEM_PROMPT, TEMPLATE_NAMES, render
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 NAMES = ("train", "val", "test")

@@ -8,7 +8,7 @@ import pytest
 from conftest import make_tokenizer
 from test_pairs import metaspace_tokenizer
 
-from steerlens._pieces import pieces, token_name
+from steerlens.text.pieces import pieces, token_name
 
 MARK = re.compile(r"<0x[0-9A-F]{2}>")
 TEXTS = ("The truth \u00e9 isn't", "caf\u00e9 \u65e5\u672c \U0001f642 ok", "na\u00efve", "\u00e9", " The  truth\n")

@@ -8,8 +8,8 @@ from conftest import CHAT_TEMPLATE, make_tokenizer
 from jinja2.exceptions import TemplateError
 
 import steerlens as sl
-from steerlens import _rendering
-from steerlens._rendering import rendered
+from steerlens.text import rendering as _rendering
+from steerlens.text.rendering import rendered
 
 ASKED = [{"role": "user", "content": "Why?"}]
 

@@ -9,13 +9,13 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_positions
-from steerlens._encode import EncodedChoice
-from steerlens._ends import Stop
 from steerlens._generate import Decoded, Prompts, chunks, decode
 from steerlens._option_logprobs import option_logprobs
 from steerlens._pair import Asked
-from steerlens._templates import Template
 from steerlens.resid import Positions
+from steerlens.text.encode import EncodedChoice
+from steerlens.text.ends import Stop
+from steerlens.text.templates import Template
 from steerlens.vector import SteeringVector
 
 _SIDES = 8  # answers scored behind one copy of their prompt

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from steerlens._conversation import Conversation
-from steerlens._encode import EncodedPair, Encoder
-from steerlens._marks import formats_in, token_marks
 from steerlens._parts import foreign_parts, has_hooks
-from steerlens._pieces import token_name
 from steerlens._stats import mean_interval
-from steerlens._templates import Turn
 from steerlens.pairs import PreferencePairs
+from steerlens.text.conversation import Conversation
+from steerlens.text.encode import EncodedPair, Encoder
+from steerlens.text.marks import formats_in, token_marks
+from steerlens.text.pieces import token_name
+from steerlens.text.templates import Turn
 
 LENGTH = 0.10  # mean difference over mean length of a response
 ONE_SIDED = 0.20  # of the pairs

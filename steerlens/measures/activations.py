@@ -11,14 +11,14 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_count, checked_layer
-from steerlens._encode import EncodedPair, Encoder
 from steerlens._fingerprint import identify
-from steerlens._rows import listed
 from steerlens._scores import choose_route
 from steerlens.errors import MeasureError, PairsError
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import check_model
 from steerlens.shapes import in_float64
+from steerlens.text.encode import EncodedPair, Encoder
+from steerlens.text.rows import listed
 
 Material = PreferencePairs | Sequence[str]
 

@@ -19,7 +19,6 @@ from transformer_lens import HookedTransformer
 from steerlens._arguments import shown
 from steerlens._checks import flag, number, path, raising, whole
 from steerlens._door import KNOWN, checked, prompts_or_pairs
-from steerlens._ends import Stop
 from steerlens._fingerprint import identify
 from steerlens._generate import Prompts
 from steerlens._labels import Vectors, labelled
@@ -27,12 +26,13 @@ from steerlens._ledger import Ledger
 from steerlens._pair import Asked
 from steerlens._parts import is_plain
 from steerlens._results import Result
-from steerlens._templates import Template
 from steerlens.errors import MeasureError, SteeringError
 from steerlens.measures._answering import Ask, Generator
 from steerlens.measures.effect import check_unseen
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import Positions
+from steerlens.text.ends import Stop
+from steerlens.text.templates import Template
 from steerlens.vector import check_fits
 
 Texts = tuple[tuple[tuple[tuple[str, ...], ...], ...], ...]

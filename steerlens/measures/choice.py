@@ -15,15 +15,15 @@ from transformer_lens import HookedTransformer
 
 from steerlens._checks import flag, one_of, words
 from steerlens._door import checked
-from steerlens._encode import EncodedChoice, Encoder
 from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled
 from steerlens._option_logprobs import option_logprobs
-from steerlens._rows import listed
 from steerlens.errors import MeasureError, PairsError
 from steerlens.measures.choice_scores import ChoiceScores, TruthfulScores
 from steerlens.questions import ChoiceQuestions
 from steerlens.resid import Positions
+from steerlens.text.encode import EncodedChoice, Encoder
+from steerlens.text.rows import listed
 from steerlens.vector import SteeringVector, check_fits, union_seen
 
 ChoiceForm = Literal["letters", "answers"]

@@ -15,14 +15,11 @@ from transformer_lens import HookedTransformer
 
 from steerlens._checks import number, whole
 from steerlens._door import checked, prompts_or_pairs
-from steerlens._encode import Encoder
 from steerlens._fingerprint import identify
 from steerlens._hooked_route import last_token_resid
 from steerlens._readout import logits_at
 from steerlens._results import Result
-from steerlens._rows import listed
 from steerlens._stats import mean_interval
-from steerlens._templates import Template
 from steerlens.errors import MeasureError
 from steerlens.measures.activations import isotropic_directions
 from steerlens.measures.effect import check_unseen
@@ -30,6 +27,9 @@ from steerlens.measures.logit_lens import check_listed, token_text
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import Positions
 from steerlens.shapes import in_float64
+from steerlens.text.encode import Encoder
+from steerlens.text.rows import listed
+from steerlens.text.templates import Template
 from steerlens.vector import SteeringVector, check_fits
 
 

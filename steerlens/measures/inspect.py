@@ -13,16 +13,16 @@ from transformer_lens import HookedTransformer
 from steerlens._arguments import checked_count, checked_list, shown
 from steerlens._checks import flag
 from steerlens._door import checked
-from steerlens._encode import EncodedPair, Encoder
-from steerlens._pieces import pieces, token_name
 from steerlens._readout import sum_logprobs
 from steerlens._scores import choose_route
-from steerlens._templates import render
 from steerlens._whole_route import logits_from, whole_pass
 from steerlens.errors import PairsError
 from steerlens.measures import _inspection_checks as checks
 from steerlens.measures.inspection import EncodedExample, Inspection
 from steerlens.pairs import SPLITS, PreferencePairs
+from steerlens.text.encode import EncodedPair, Encoder
+from steerlens.text.pieces import pieces, token_name
+from steerlens.text.templates import render
 
 
 @checked(PairsError, "examples", margin=flag)

@@ -18,7 +18,6 @@ from transformer_lens import HookedTransformer
 
 from steerlens._checks import flag, number, one_of, or_none, two_multipliers
 from steerlens._door import KNOWN, checked
-from steerlens._ends import Stop
 from steerlens._fingerprint import identify
 from steerlens._results import Result
 from steerlens._scores import PairScorer
@@ -31,6 +30,7 @@ from steerlens.measures._text_kl import TextKL
 from steerlens.measures.effect import check_unseen
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import Positions
+from steerlens.text.ends import Stop
 from steerlens.vector import SteeringVector, check_fits, check_same_space
 
 By = Literal["norm", "kl", "perplexity", "shift"]

@@ -19,12 +19,10 @@ from transformer_lens import HookedTransformer
 from steerlens._arguments import shown
 from steerlens._checks import one_of
 from steerlens._door import KNOWN, checked
-from steerlens._ends import Stop
 from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled
 from steerlens._results import Result
 from steerlens._stats import mean_interval, paired_difference, rate_interval
-from steerlens._templates import Template
 from steerlens.errors import MeasureError
 from steerlens.measures._greedy import Answer, GreedyAnswers
 from steerlens.measures._neutral import prompts_for, texts_for
@@ -33,6 +31,8 @@ from steerlens.measures.choice import ChoiceForm, multiple_choice
 from steerlens.measures.choice_scores import ChoiceScores
 from steerlens.questions import ChoiceQuestions
 from steerlens.resid import Positions
+from steerlens.text.ends import Stop
+from steerlens.text.templates import Template
 from steerlens.vector import SteeringVector, check_fits
 
 Effect = Literal["kl", "answer_nats", "repetition", "tokens", "ended"]

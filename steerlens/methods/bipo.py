@@ -16,7 +16,6 @@ from transformer_lens import HookedTransformer
 from steerlens._arguments import checked_choice, checked_list
 from steerlens._checks import flag, number, path, seeds
 from steerlens._door import checked, tensor
-from steerlens._encode import check_differ
 from steerlens._resid_store import Cache
 from steerlens._scores import PairScorer
 from steerlens.errors import TrainingError
@@ -25,6 +24,7 @@ from steerlens.methods._descent import OPTIONS, DescentSettings, Schedule, check
 from steerlens.methods._order import Order, Sign
 from steerlens.pairs import PreferencePairs
 from steerlens.shapes import DVector, check_vector
+from steerlens.text.encode import check_differ
 from steerlens.vector import SteeringVector
 
 

@@ -16,13 +16,13 @@ from steerlens._arguments import checked_layer, checked_list
 from steerlens._checks import one_of
 from steerlens._choices import without_letters
 from steerlens._door import checked
-from steerlens._encode import Encoder, check_differ
 from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, VectorError
 from steerlens.methods.prompt_difference import prompt_activations
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import make_vector
 from steerlens.shapes import in_float64
+from steerlens.text.encode import Encoder, check_differ
 from steerlens.vector import SteeringVector, check_same_space
 
 ReadPosition = Literal["mean", "last", "answer", "prompt"]

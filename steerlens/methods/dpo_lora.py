@@ -25,7 +25,6 @@ from transformers import AutoModelForCausalLM
 
 from steerlens._checks import path, texts
 from steerlens._door import checked
-from steerlens._encode import EncodedPair, check_differ
 from steerlens._fingerprint import identify
 from steerlens._hooked_route import pad_tokens
 from steerlens._readout import sum_logprobs
@@ -38,6 +37,7 @@ from steerlens.methods._descent import OPTIONS, DescentSettings, Schedule, check
 from steerlens.methods._order import drawn_order
 from steerlens.models import load_model
 from steerlens.pairs import PreferencePairs
+from steerlens.text.encode import EncodedPair, check_differ
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_layer
 from steerlens._door import checked, prompts_or_pairs
-from steerlens._encode import Encoder
 from steerlens._hooked_route import last_token_resid
-from steerlens._rows import listed
-from steerlens._templates import Template
 from steerlens.errors import PairsError
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import make_vector
 from steerlens.shapes import in_float64
+from steerlens.text.encode import Encoder
+from steerlens.text.rows import listed
+from steerlens.text.templates import Template
 from steerlens.vector import SteeringVector
 
 Prompts = Sequence[str] | PreferencePairs

@@ -14,8 +14,8 @@ import steerlens as sl
 from analyses import costs, knowledge, paper, tokens
 from analyses.study import StudyConfig
 from steerlens import _hooked_route, _scores
-from steerlens._encode import Encoder
 from steerlens.measures import _text_kl
+from steerlens.text.encode import Encoder
 
 MOST = (24, 6, 10)
 

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._encode import Encoder
 from steerlens.measures.choice import _letter_sides
 from steerlens.models import load_model
+from steerlens.text.encode import Encoder
 
 LAYER = 1
 TWO = sl.ChoiceQuestions(

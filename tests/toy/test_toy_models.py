@@ -10,8 +10,8 @@ import transformers
 from transformer_lens import HookedTransformer
 
 from steerlens import extract_difference_in_means, generate, load_model, load_pairs, toy, toy_reference, train_bipo
-from steerlens._encode import Encoder
 from steerlens.errors import ModelError, PairsError
+from steerlens.text.encode import Encoder
 from steerlens.toy.building import build_model, build_tokenizer, rescale, undo_rescale
 from steerlens.toy.criteria import Examiner, answers, measure
 from steerlens.toy.interference import Push, _Asker, _effect, _grammatical, direction

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from steerlens._rows import listed
-from steerlens._templates import Template, Turn, chat_end, render
 from steerlens.errors import PairsError
+from steerlens.text.rows import listed
+from steerlens.text.templates import Template, Turn, chat_end, render
 
 log = logging.getLogger(__name__)
 

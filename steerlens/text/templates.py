@@ -16,9 +16,9 @@ from typing import Any, Literal
 from jinja2.exceptions import TemplateError
 
 from steerlens._arguments import Error, shown
-from steerlens._conversation import Conversation, Said
-from steerlens._rendering import rendered
 from steerlens.errors import PairsError
+from steerlens.text.conversation import Conversation, Said
+from steerlens.text.rendering import rendered
 
 log = logging.getLogger(__name__)
 Template = Literal["auto", "plain", "llama-2", "mistral", "vicuna"] | Callable[[str], str]

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from steerlens._arguments import shown
-from steerlens._encode import Encoder
 from steerlens.errors import ModelError, SteeringError
+from steerlens.text.encode import Encoder
 
 log = logging.getLogger(__name__)
 Stop = int | str | Sequence[int | str]
