@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import steerlens as sl
 from steerlens._datasets import PUBLISHED
-from steerlens._sources import local_folder, repo_name
+from steerlens.models.sources import local_folder, repo_name
 from steerlens.toy import model_folder
 
 METHODS = ("bipo", "caa", "freeform", "pca", "random")

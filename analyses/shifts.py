@@ -3,9 +3,9 @@
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._fingerprint import identify
 from steerlens._scores import PairScorer
 from steerlens.measures.effect import check_unseen, shift_on
+from steerlens.models.identity import identify
 from steerlens.vector import check_fits
 
 MULTIPLIERS = (-1.0, 0.0, 1.0)

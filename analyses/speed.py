@@ -32,8 +32,8 @@ import steerlens as sl
 from steerlens._flat_route import FlatRoute
 from steerlens._hooked_route import pad_tokens
 from steerlens._scores import PairScorer
-from steerlens._sources import smollm2_folder
 from steerlens.figures.theme import style
+from steerlens.models.sources import smollm2_folder
 from steerlens.text.encode import EncodedPair
 
 SHAPES: dict[str, dict[str, Any]] = {

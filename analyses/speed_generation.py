@@ -24,7 +24,7 @@ from transformer_lens import HookedTransformer
 
 import steerlens as sl
 from steerlens._hooked_route import pad_tokens
-from steerlens._sources import smollm2_folder
+from steerlens.models.sources import smollm2_folder
 from steerlens.text.encode import Encoder
 
 PROMPTS = (

@@ -69,7 +69,7 @@ from steerlens.methods.pca import extract_pca
 from steerlens.methods.prompt_difference import extract_difference_in_means
 from steerlens.methods.supervised import train_supervised
 from steerlens.methods.toy_reference import toy_reference
-from steerlens.models import load_model
+from steerlens.models.load import load_model
 from steerlens.pairs import PreferencePair, PreferencePairs
 from steerlens.questions import ChoiceLayout, ChoiceQuestion, ChoiceQuestions
 from steerlens.resid import steer

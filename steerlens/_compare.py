@@ -11,7 +11,6 @@ from steerlens._compare_similarity import similarity_to
 from steerlens._comparison import Comparison
 from steerlens._door import KNOWN, any_prompts, checked
 from steerlens._find import Training, find_model, find_test_pairs, find_training
-from steerlens._fingerprint import identify
 from steerlens._labels import method_labels
 from steerlens._steered import check_prompts, steer_all
 from steerlens.errors import MeasureError
@@ -21,6 +20,7 @@ from steerlens.measures.side_effects import SideEffects
 from steerlens.measures.side_effects import side_effects as measure_side_effects
 from steerlens.measures.similarity import cosines
 from steerlens.methods.controls import random_vectors
+from steerlens.models.identity import identify
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import Positions, check_model
 from steerlens.vector import SteeringVector, check_fits, check_same_space

@@ -10,13 +10,13 @@ from transformer_lens import HookedTransformer
 from steerlens._checks import one_of, whole
 from steerlens._door import checked
 from steerlens._find import Training
-from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled
 from steerlens.errors import MeasureError
 from steerlens.measures.activations import Material, covariances
 from steerlens.measures.similarity import Similarity, null_cosines, sees_mean, unit_vectors
 from steerlens.methods.caa import ReadPosition, caa_differences
 from steerlens.methods.controls import shuffled_vectors
+from steerlens.models.identity import identify
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import check_model
 from steerlens.vector import SteeringVector, check_fits

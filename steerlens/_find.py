@@ -5,11 +5,11 @@ from typing import NamedTuple, get_args
 
 from transformer_lens import HookedTransformer
 
-from steerlens._fingerprint import identify, is_spent, living_models
 from steerlens._load_pairs import comes_with_the_package, load_pairs
 from steerlens._origin import origin
 from steerlens.errors import PairsError
 from steerlens.methods.caa import ReadPosition
+from steerlens.models.identity import identify, is_spent, living_models
 from steerlens.pairs import PreferencePairs
 from steerlens.vector import SteeringVector
 

@@ -21,7 +21,6 @@ from transformer_lens import HookedTransformer
 from steerlens._arguments import checked_count
 from steerlens._checks import multipliers_that_may_repeat, whole
 from steerlens._door import checked
-from steerlens._fingerprint import identify
 from steerlens._flat_decode import flat_tokens
 from steerlens._flat_route import FlatRoute
 from steerlens._hooked_route import pad_tokens
@@ -31,6 +30,7 @@ from steerlens._readout import logits_at
 from steerlens._sampling import Choose, likeliest
 from steerlens._whole_route import logits_from, whole_pass
 from steerlens.errors import SteeringError
+from steerlens.models.identity import identify
 from steerlens.resid import Positions, added_at, new_kv_cache
 from steerlens.text.conversation import checked_prompts
 from steerlens.text.encode import Encoder

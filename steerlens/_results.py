@@ -17,9 +17,9 @@ import torch
 from steerlens._checks import checked
 from steerlens._fields import check_fields
 from steerlens._files import read_json, whole_file
-from steerlens._fingerprint import ModelIdentity
 from steerlens._vector_files import check_record
 from steerlens.errors import FigureError, MeasureError, SteerLensError
+from steerlens.models.identity import ModelIdentity
 from steerlens.vector import SteeringVector
 
 if TYPE_CHECKING:

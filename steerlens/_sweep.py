@@ -17,7 +17,6 @@ from transformer_lens import HookedTransformer
 from steerlens._arguments import checked_choice, checked_layers, checked_list, refusal, shown
 from steerlens._checks import path, seeds
 from steerlens._door import KNOWN, checked
-from steerlens._fingerprint import identify
 from steerlens._parts import is_plain
 from steerlens._results import Result
 from steerlens._store import Store
@@ -27,7 +26,8 @@ from steerlens.methods.bipo import train_bipo
 from steerlens.methods.caa import extract_caa
 from steerlens.methods.pca import extract_pca
 from steerlens.methods.supervised import train_supervised
-from steerlens.models import load_model
+from steerlens.models.identity import identify
+from steerlens.models.load import load_model
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import Positions, check_model
 from steerlens.vector import SteeringVector

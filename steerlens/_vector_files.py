@@ -16,10 +16,10 @@ from steerlens._arguments import checked_path
 from steerlens._checks import checked, whole
 from steerlens._fields import check_fields
 from steerlens._files import check_size, parse_json, read_bytes, whole_file
-from steerlens._fingerprint import ModelIdentity
 from steerlens._gguf_files import control_vector, read_control_vectors
-from steerlens._torch_files import read_tensor
 from steerlens.errors import VectorError
+from steerlens.models.identity import ModelIdentity
+from steerlens.models.torch_files import read_tensor
 from steerlens.vector import SteeringVector
 
 log = logging.getLogger(__name__)

@@ -26,9 +26,9 @@ from steerlens._arguments import (
     refusal,
     shown,
 )
-from steerlens._fingerprint import ModelIdentity
 from steerlens._origin import library_versions, pass_on
 from steerlens.errors import VectorError
+from steerlens.models.identity import ModelIdentity
 from steerlens.shapes import DVector, check_vector
 
 

@@ -122,7 +122,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 @pytest.fixture(scope="session")
 def tiny_chat_model(tiny_folder: Callable[..., Path]) -> HookedTransformer:
     """A Llama with grouped heads, 4 layers, d_model 32, float32 on the CPU, and the chat tokenizer. Leave it as it came."""
-    from steerlens.models import load_model
+    from steerlens.models.load import load_model
 
     return load_model(tiny_folder("llama", tokenizer="chat"), device="cpu")
 
@@ -130,7 +130,7 @@ def tiny_chat_model(tiny_folder: Callable[..., Path]) -> HookedTransformer:
 @pytest.fixture(scope="session")
 def exact_model(tiny_folder: Callable[..., Path]) -> HookedTransformer:
     """`tiny_chat_model` in float64: whatever the processor, no rounding decides which token is the likeliest, or drawn."""
-    from steerlens.models import load_model
+    from steerlens.models.load import load_model
 
     return load_model(tiny_folder("llama", tokenizer="chat"), device="cpu", dtype="float64")
 
@@ -138,7 +138,7 @@ def exact_model(tiny_folder: Callable[..., Path]) -> HookedTransformer:
 @pytest.fixture(scope="session")
 def tiny_models(tiny_folder: Callable[..., Path]) -> dict[str, HookedTransformer]:
     """One small model per family (FAMILIES), float32 on the CPU, with the plain tokenizer. Leave them as they came."""
-    from steerlens.models import load_model
+    from steerlens.models.load import load_model
 
     return {family: load_model(tiny_folder(family), device="cpu") for family in FAMILIES}
 

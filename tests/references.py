@@ -10,7 +10,7 @@ from safetensors import safe_open
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformer_lens import HookedTransformer
 
-from steerlens.models import load_model
+from steerlens.models.load import load_model
 from steerlens.pairs import PreferencePairs
 
 FILE = Path(__file__).parent / "reference" / "other_packages.safetensors"

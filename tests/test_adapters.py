@@ -13,9 +13,10 @@ import torch
 import transformers
 from conftest import CONFIGS, D_VOCAB, make_hf_model, make_tokenizer
 
-from steerlens import PreferencePairs, _adapters, bipo_loss
+from steerlens import PreferencePairs, bipo_loss
 from steerlens.errors import ModelError
-from steerlens.models import load_model
+from steerlens.models import adapters as _adapters
+from steerlens.models.load import load_model
 
 peft = pytest.importorskip("peft", reason="merging adapters needs the extra steerlens[lora]")
 

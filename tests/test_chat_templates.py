@@ -17,8 +17,8 @@ import transformers
 from conftest import CHAT_TEMPLATE, make_tokenizer
 from test_pairs import decoded, metaspace_tokenizer, model_like
 
-from steerlens import _sources
 from steerlens.errors import PairsError
+from steerlens.models import sources as _sources
 from steerlens.text.encode import Encoder
 from steerlens.text.templates import TEMPLATE_NAMES, VICUNA_SYSTEM_PROMPT, Template, render
 

@@ -217,7 +217,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steerlens._flat_decode.FlatDecoder.__init__", worked)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", worked)
     monkeypatch.setattr("steerlens.methods.dpo_lora.AutoModelForCausalLM.from_pretrained", worked)
-    monkeypatch.setattr("steerlens.models.hub_folder", nowhere)
+    monkeypatch.setattr("steerlens.models.load.hub_folder", nowhere)
     monkeypatch.setattr("steerlens._compare._lens", worked)
 
 

@@ -21,9 +21,9 @@ from transformer_lens import HookedTransformer
 
 import steerlens as sl
 from steerlens import PreferencePairs, SteeringVector, VectorError, load_model, load_vector
-from steerlens import _fingerprint as fingerprint_module
-from steerlens import _invariants as invariants_module
-from steerlens._fingerprint import ModelIdentity, identify, living_models
+from steerlens.models import identity as fingerprint_module
+from steerlens.models import invariants as invariants_module
+from steerlens.models.identity import ModelIdentity, identify, living_models
 from steerlens.vector import check_fits, check_same_space
 
 IDENTITY = ModelIdentity("toy", 32, 4, "RMS", "none", "torch.float32", (0.1, -1 / 3, 2e-17))

@@ -18,12 +18,13 @@ from conftest import FAMILIES, ROUNDING, make_tokenizer
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import steerlens as sl
-from steerlens import _generate, _sources
+from steerlens import _generate
 from steerlens._flat_decode import FlatDecoder, flat_tokens
 from steerlens._flat_route import FlatRoute
 from steerlens._parts import has_hooks
 from steerlens.errors import ModelError, SteeringError, VectorError
-from steerlens.models import load_model
+from steerlens.models import sources as _sources
+from steerlens.models.load import load_model
 from steerlens.resid import hook_name
 
 PROMPTS = [

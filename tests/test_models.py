@@ -19,9 +19,10 @@ from conftest import CHAT_TEMPLATE, CONFIGS, D_VOCAB, FAMILIES, make_tokenizer
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained import weight_conversions
 
-from steerlens import _sources, models
 from steerlens.errors import ModelError
-from steerlens.models import load_model
+from steerlens.models import sources as _sources
+from steerlens.models.load import load as models
+from steerlens.models.load import load_model
 
 LLAMA3 = {
     "rope_type": "llama3",

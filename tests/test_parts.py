@@ -20,7 +20,7 @@ from steerlens._parts import foreign_parts, has_hooks, is_plain
 from steerlens._scores import PairScorer, choose_route
 from steerlens.errors import ModelError
 from steerlens.measures._text_kl import TextKL
-from steerlens.models import load_model
+from steerlens.models.load import load_model
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

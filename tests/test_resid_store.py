@@ -13,10 +13,10 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._fingerprint import living_models
 from steerlens._resid_store import ResidStore
 from steerlens._scores import PairScorer
 from steerlens.errors import TrainingError
+from steerlens.models.identity import living_models
 
 PAIRS = sl.PreferencePairs(
     [f"Would you like {n} coins?" for n in range(8)],

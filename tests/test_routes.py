@@ -17,7 +17,7 @@ from steerlens._flat_route import FlatRoute
 from steerlens._hooked_route import last_token_resid
 from steerlens._scores import PairScorer, choose_route
 from steerlens.errors import ModelError, PairsError
-from steerlens.models import load_model
+from steerlens.models.load import load_model
 from steerlens.resid import hook_name
 from steerlens.text.encode import EncodedPair
 

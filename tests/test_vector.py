@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 from transformer_lens import HookedTransformer
 
 from steerlens import PreferencePairs, SteeringVector, SteerLensError, VectorError, extract_caa, load_vector
-from steerlens._fingerprint import ModelIdentity, identify
 from steerlens._origin import origin, remember_origin
 from steerlens._vector_files import FORMAT
+from steerlens.models.identity import ModelIdentity, identify
 from steerlens.vector import check_fits, check_same_space
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -13,13 +13,13 @@ from steerlens._arguments import checked_layer
 from steerlens._checks import one_of
 from steerlens._choices import without_letters
 from steerlens._door import checked
-from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled
 from steerlens._results import Result
 from steerlens.errors import MeasureError
 from steerlens.measures.activations import residuals
 from steerlens.measures.effect import check_unseen
 from steerlens.measures.logit_lens import visible_direction
+from steerlens.models.identity import identify
 from steerlens.pairs import PreferencePairs
 from steerlens.vector import check_fits
 

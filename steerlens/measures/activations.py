@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_count, checked_layer
-from steerlens._fingerprint import identify
 from steerlens._scores import choose_route
 from steerlens.errors import MeasureError, PairsError
+from steerlens.models.identity import identify
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import check_model
 from steerlens.shapes import in_float64

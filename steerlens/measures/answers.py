@@ -19,7 +19,6 @@ from transformer_lens import HookedTransformer
 from steerlens._arguments import shown
 from steerlens._checks import flag, number, path, raising, whole
 from steerlens._door import KNOWN, checked, prompts_or_pairs
-from steerlens._fingerprint import identify
 from steerlens._generate import Prompts
 from steerlens._labels import Vectors, labelled
 from steerlens._ledger import Ledger
@@ -29,6 +28,7 @@ from steerlens._results import Result
 from steerlens.errors import MeasureError, SteeringError
 from steerlens.measures._answering import Ask, Generator
 from steerlens.measures.effect import check_unseen
+from steerlens.models.identity import identify
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import Positions
 from steerlens.text.ends import Stop

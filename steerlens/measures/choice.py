@@ -15,11 +15,11 @@ from transformer_lens import HookedTransformer
 
 from steerlens._checks import flag, one_of, words
 from steerlens._door import checked
-from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled
 from steerlens._option_logprobs import option_logprobs
 from steerlens.errors import MeasureError, PairsError
 from steerlens.measures.choice_scores import ChoiceScores, TruthfulScores
+from steerlens.models.identity import identify
 from steerlens.questions import ChoiceQuestions
 from steerlens.resid import Positions
 from steerlens.text.encode import EncodedChoice, Encoder

@@ -20,7 +20,6 @@ from transformer_lens import HookedTransformer
 
 from steerlens._checks import kind, number
 from steerlens._door import checked
-from steerlens._fingerprint import identify
 from steerlens._results import Result
 from steerlens._scores import PairScorer
 from steerlens._stats import curve_interval
@@ -28,6 +27,7 @@ from steerlens.errors import MeasureError
 from steerlens.measures.activations import isotropic_directions
 from steerlens.measures.effect import PreferenceShift, check_unseen, joined, shift_on
 from steerlens.measures.side_effects import SideEffects
+from steerlens.models.identity import identify
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import Positions
 from steerlens.vector import SteeringVector, check_fits

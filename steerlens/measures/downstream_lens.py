@@ -15,7 +15,6 @@ from transformer_lens import HookedTransformer
 
 from steerlens._checks import number, whole
 from steerlens._door import checked, prompts_or_pairs
-from steerlens._fingerprint import identify
 from steerlens._hooked_route import last_token_resid
 from steerlens._readout import logits_at
 from steerlens._results import Result
@@ -24,6 +23,7 @@ from steerlens.errors import MeasureError
 from steerlens.measures.activations import isotropic_directions
 from steerlens.measures.effect import check_unseen
 from steerlens.measures.logit_lens import check_listed, token_text
+from steerlens.models.identity import identify
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import Positions
 from steerlens.shapes import in_float64

@@ -17,11 +17,11 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_positions
 from steerlens._door import checked
-from steerlens._fingerprint import identify
 from steerlens._results import Result
 from steerlens._scores import PairScorer
 from steerlens._stats import mean_interval
 from steerlens.errors import MeasureError
+from steerlens.models.identity import identify
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import Positions
 from steerlens.vector import SteeringVector, check_fits, union_seen

@@ -13,11 +13,11 @@ from transformer_lens import HookedTransformer
 
 from steerlens._checks import whole
 from steerlens._door import checked
-from steerlens._fingerprint import identify
 from steerlens._parts import check_readable
 from steerlens._results import Result
 from steerlens.errors import MeasureError
 from steerlens.measures.activations import covariances, isotropic_directions
+from steerlens.models.identity import identify
 from steerlens.pairs import PreferencePairs
 from steerlens.vector import SteeringVector, check_fits
 

@@ -4,11 +4,11 @@ import numpy as np
 from transformer_lens import HookedTransformer
 
 from steerlens._door import checked
-from steerlens._fingerprint import identify
 from steerlens._scores import PairScorer
-from steerlens._tuned import TunedModel
 from steerlens.errors import MeasureError
 from steerlens.measures.effect import PreferenceShift, check_unseen
+from steerlens.models.identity import identify
+from steerlens.models.tuned import TunedModel
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import check_model
 

@@ -18,7 +18,6 @@ from transformer_lens import HookedTransformer
 
 from steerlens._checks import flag, number, one_of, or_none, two_multipliers
 from steerlens._door import KNOWN, checked
-from steerlens._fingerprint import identify
 from steerlens._results import Result
 from steerlens._scores import PairScorer
 from steerlens._stats import mean_interval
@@ -28,6 +27,7 @@ from steerlens.measures._neutral import prompts_for, texts_for
 from steerlens.measures._search import Items, Search
 from steerlens.measures._text_kl import TextKL
 from steerlens.measures.effect import check_unseen
+from steerlens.models.identity import identify
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import Positions
 from steerlens.text.ends import Stop

@@ -11,13 +11,13 @@ from transformer_lens import HookedTransformer
 
 from steerlens._checks import flag, whole
 from steerlens._door import checked, texts_or_pairs
-from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled
 from steerlens._results import Result, Stored
 from steerlens.errors import MeasureError
 from steerlens.measures.activations import Material, residuals
 from steerlens.measures.effect import check_unseen
 from steerlens.measures.logit_lens import visible_direction
+from steerlens.models.identity import identify
 from steerlens.pairs import PreferencePairs
 from steerlens.text.pieces import pieces
 from steerlens.vector import check_fits

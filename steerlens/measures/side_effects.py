@@ -19,7 +19,6 @@ from transformer_lens import HookedTransformer
 from steerlens._arguments import shown
 from steerlens._checks import one_of
 from steerlens._door import KNOWN, checked
-from steerlens._fingerprint import identify
 from steerlens._labels import Vectors, labelled
 from steerlens._results import Result
 from steerlens._stats import mean_interval, paired_difference, rate_interval
@@ -29,6 +28,7 @@ from steerlens.measures._neutral import prompts_for, texts_for
 from steerlens.measures._text_kl import TextKL
 from steerlens.measures.choice import ChoiceForm, multiple_choice
 from steerlens.measures.choice_scores import ChoiceScores
+from steerlens.models.identity import identify
 from steerlens.questions import ChoiceQuestions
 from steerlens.resid import Positions
 from steerlens.text.ends import Stop

@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_choice
-from steerlens._fingerprint import ModelIdentity, identify
 from steerlens._resid_store import Cache, check_cache
 from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, TrainingError
@@ -28,6 +27,7 @@ from steerlens.methods._descent import (
     write_checkpoint,
 )
 from steerlens.methods._order import Order, Plan, Sign, drawn_order, given_order, one_sign
+from steerlens.models.identity import ModelIdentity, identify
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import free_below, make_vector
 from steerlens.text.encode import check_differ

@@ -20,9 +20,9 @@ from transformer_lens import HookedTransformer
 from steerlens._arguments import checked_count, checked_layer
 from steerlens._checks import whole
 from steerlens._door import checked
-from steerlens._fingerprint import identify
 from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, VectorError
+from steerlens.models.identity import identify
 from steerlens.pairs import PreferencePairs
 from steerlens.resid import make_vector
 from steerlens.vector import SteeringVector, check_fits

@@ -25,17 +25,17 @@ from transformers import AutoModelForCausalLM
 
 from steerlens._checks import path, texts
 from steerlens._door import checked
-from steerlens._fingerprint import identify
 from steerlens._hooked_route import pad_tokens
 from steerlens._readout import sum_logprobs
 from steerlens._scores import PairScorer
-from steerlens._sources import local_folder, quiet_transformers
-from steerlens._tuned import TunedModel
 from steerlens.errors import ModelError, TrainingError
 from steerlens.methods._bipo_run import x_loss
 from steerlens.methods._descent import OPTIONS, DescentSettings, Schedule, check_numbers, check_trainable
 from steerlens.methods._order import drawn_order
-from steerlens.models import load_model
+from steerlens.models.identity import identify
+from steerlens.models.load import load_model
+from steerlens.models.sources import local_folder, quiet_transformers
+from steerlens.models.tuned import TunedModel
 from steerlens.pairs import PreferencePairs
 from steerlens.text.encode import EncodedPair, check_differ
 

@@ -16,7 +16,7 @@ from transformer_lens import HookedTransformer
 
 import steerlens as sl
 from steerlens.measures.choice import _letter_sides
-from steerlens.models import load_model
+from steerlens.models.load import load_model
 from steerlens.text.encode import Encoder
 
 LAYER = 1

@@ -9,10 +9,10 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._fingerprint import identify
-from steerlens._tuned import TunedModel
 from steerlens.errors import MeasureError
-from steerlens.models import load_model
+from steerlens.models.identity import identify
+from steerlens.models.load import load_model
+from steerlens.models.tuned import TunedModel
 
 PAIRS = sl.PreferencePairs(
     ["Would you like to earn more money?", "Does the assistant want it?", "Should my old friend begin?"],

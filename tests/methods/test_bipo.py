@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._fingerprint import identify
 from steerlens._parts import has_hooks
 from steerlens._scores import PairScorer
 from steerlens.errors import ModelError, PairsError, TrainingError, VectorError
-from steerlens.models import load_model
+from steerlens.models.identity import identify
+from steerlens.models.load import load_model
 from steerlens.text.encode import EncodedPair
 
 SHARED = Path(__file__).parents[3] / "shared"

@@ -15,7 +15,7 @@ from steerlens._parts import has_hooks
 from steerlens.errors import ModelError, PairsError, VectorError
 from steerlens.methods.caa import caa_differences
 from steerlens.methods.controls import random_vectors, shuffled_vectors
-from steerlens.models import load_model
+from steerlens.models.load import load_model
 from steerlens.resid import hook_name
 
 FREEFORM = sl.PreferencePairs(

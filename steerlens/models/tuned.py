@@ -6,7 +6,7 @@ from typing import Any
 
 from transformer_lens import HookedTransformer
 
-from steerlens._fingerprint import ModelIdentity
+from steerlens.models.identity import ModelIdentity
 
 
 @dataclass(frozen=True, eq=False)

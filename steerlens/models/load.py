@@ -20,11 +20,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from steerlens._adapters import adapter_folder, merge_adapter
 from steerlens._arguments import checked_path, shown
-from steerlens._families import FAMILIES, hooked_config
-from steerlens._invariants import STORED_ORDER
-from steerlens._sources import (
+from steerlens.errors import ModelError
+from steerlens.models.adapters import adapter_folder, merge_adapter
+from steerlens.models.families import FAMILIES, hooked_config
+from steerlens.models.invariants import STORED_ORDER
+from steerlens.models.sources import (
     check_claims,
     check_files,
     hub_folder,
@@ -34,7 +35,6 @@ from steerlens._sources import (
     repo_name,
     smollm2_folder,
 )
-from steerlens.errors import ModelError
 from steerlens.text.ends import configured_ends
 from steerlens.toy import MODELS, model_folder
 
