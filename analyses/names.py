@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import steerlens as sl
-from steerlens._datasets import PUBLISHED
 from steerlens.models.sources import local_folder, repo_name
+from steerlens.pairs.published import PUBLISHED
 from steerlens.toy import model_folder
 
 METHODS = ("bipo", "caa", "freeform", "pca", "random")

@@ -21,9 +21,9 @@ from sklearn.decomposition import PCA
 
 import steerlens as sl
 from analyses.study import Finding, StudyConfig, main
-from steerlens._choices import LETTER
 from steerlens.figures.theme import COLOURS, SYMBOLS, style
 from steerlens.measures.activations import residuals
+from steerlens.pairs.lettered import LETTER
 from steerlens.resid import make_vector
 
 APART = 0.9  # an AUC that the held-out pairs' interval must lie above for the sides to count as apart

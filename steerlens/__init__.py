@@ -25,10 +25,7 @@ import steerlens.measures.judges as judges  # noqa: F401 - a namespace, as sl.to
 from steerlens._compare import compare
 from steerlens._compare_similarity import similarity
 from steerlens._comparison import Comparison
-from steerlens._datasets import datasets
 from steerlens._generate import generate
-from steerlens._load_pairs import load_pairs
-from steerlens._load_questions import load_prompts, load_questions
 from steerlens._playground import playground
 from steerlens._results import load_result
 from steerlens._sweep import Sweep, sweep
@@ -70,8 +67,11 @@ from steerlens.methods.prompt_difference import extract_difference_in_means
 from steerlens.methods.supervised import train_supervised
 from steerlens.methods.toy_reference import toy_reference
 from steerlens.models.load import load_model
-from steerlens.pairs import PreferencePair, PreferencePairs
-from steerlens.questions import ChoiceLayout, ChoiceQuestion, ChoiceQuestions
+from steerlens.pairs.load import load_pairs
+from steerlens.pairs.load_questions import load_prompts, load_questions
+from steerlens.pairs.preference import PreferencePair, PreferencePairs
+from steerlens.pairs.published import datasets
+from steerlens.pairs.questions import ChoiceLayout, ChoiceQuestion, ChoiceQuestions
 from steerlens.resid import steer
 from steerlens.vector import SteeringVector
 

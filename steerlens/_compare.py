@@ -21,7 +21,7 @@ from steerlens.measures.side_effects import side_effects as measure_side_effects
 from steerlens.measures.similarity import cosines
 from steerlens.methods.controls import random_vectors
 from steerlens.models.identity import identify
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions, check_model
 from steerlens.vector import SteeringVector, check_fits, check_same_space
 

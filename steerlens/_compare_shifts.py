@@ -15,7 +15,7 @@ from steerlens.measures.effect import PreferenceShift, joined, shift_on
 from steerlens.measures.side_effects import SideEffects
 from steerlens.methods.caa import caa_differences
 from steerlens.methods.controls import random_vectors, shuffled_vectors
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions
 from steerlens.vector import SteeringVector
 

@@ -17,7 +17,7 @@ from steerlens.measures.similarity import Similarity, null_cosines, sees_mean, u
 from steerlens.methods.caa import ReadPosition, caa_differences
 from steerlens.methods.controls import shuffled_vectors
 from steerlens.models.identity import identify
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import check_model
 from steerlens.vector import SteeringVector, check_fits
 

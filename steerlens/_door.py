@@ -8,8 +8,8 @@ from steerlens._arguments import Error, checked_count, checked_kind, checked_lis
 from steerlens._checks import Check, door, texts
 from steerlens._labels import labelled
 from steerlens.errors import SteeringError
-from steerlens.pairs import PreferencePairs, check_pairs
-from steerlens.questions import ChoiceQuestions
+from steerlens.pairs.preference import PreferencePairs, check_pairs
+from steerlens.pairs.questions import ChoiceQuestions
 from steerlens.resid import check_model
 from steerlens.shapes import check_vector
 from steerlens.text.conversation import checked_prompts

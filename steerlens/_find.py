@@ -5,12 +5,12 @@ from typing import NamedTuple, get_args
 
 from transformer_lens import HookedTransformer
 
-from steerlens._load_pairs import comes_with_the_package, load_pairs
 from steerlens._origin import origin
 from steerlens.errors import PairsError
 from steerlens.methods.caa import ReadPosition
 from steerlens.models.identity import identify, is_spent, living_models
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.load import comes_with_the_package, load_pairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.vector import SteeringVector
 
 

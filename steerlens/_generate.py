@@ -24,13 +24,13 @@ from steerlens._door import checked
 from steerlens._flat_decode import flat_tokens
 from steerlens._flat_route import FlatRoute
 from steerlens._hooked_route import pad_tokens
-from steerlens._pair import Asked
 from steerlens._parts import check_runs_in_parts, foreign_parts
 from steerlens._readout import logits_at
 from steerlens._sampling import Choose, likeliest
 from steerlens._whole_route import logits_from, whole_pass
 from steerlens.errors import SteeringError
 from steerlens.models.identity import identify
+from steerlens.pairs.pair import Asked
 from steerlens.resid import Positions, added_at, new_kv_cache
 from steerlens.text.conversation import checked_prompts
 from steerlens.text.encode import Encoder

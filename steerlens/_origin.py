@@ -6,7 +6,7 @@ from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 
 # What a vector was made from, while it is in the process: texts stay out of the vector and of its files.
 _origins: "weakref.WeakKeyDictionary[Any, tuple[weakref.ref, PreferencePairs]]" = weakref.WeakKeyDictionary()

@@ -8,7 +8,7 @@ from transformer_lens import HookedTransformer
 
 from steerlens._generate import Prompts, generate
 from steerlens._results import Stored
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions
 from steerlens.vector import SteeringVector
 

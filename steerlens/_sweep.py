@@ -28,7 +28,7 @@ from steerlens.methods.pca import extract_pca
 from steerlens.methods.supervised import train_supervised
 from steerlens.models.identity import identify
 from steerlens.models.load import load_model
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions, check_model
 from steerlens.vector import SteeringVector
 

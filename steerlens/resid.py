@@ -22,7 +22,7 @@ from steerlens._origin import remember_origin
 from steerlens._parts import check_not_compiled, is_own
 from steerlens.errors import ModelError, SteeringError
 from steerlens.models.identity import ModelIdentity, identify
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.vector import SteeringVector, check_fits
 
 Positions = Literal["all", "response"]

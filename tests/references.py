@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformer_lens import HookedTransformer
 
 from steerlens.models.load import load_model
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 
 FILE = Path(__file__).parent / "reference" / "other_packages.safetensors"
 

@@ -8,9 +8,9 @@ import pytest
 
 import steerlens as sl
 from steerlens import PairsError, load_pairs, load_prompts, load_questions, load_vector
-from steerlens._choices import read_choices
-from steerlens._datasets import BUILT_IN, DATA_VARIABLE, PUBLISHED, Known, built_in
-from steerlens._readers import read_file
+from steerlens.pairs.lettered import read_choices
+from steerlens.pairs.published import BUILT_IN, DATA_VARIABLE, PUBLISHED, Known, built_in
+from steerlens.pairs.tables import read_file
 
 PUBLISHED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -9,7 +9,8 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens import _find, _load_pairs
+from steerlens import _find
+from steerlens.pairs import load as _load_pairs
 
 
 def recorded(data: str, **settings: Any) -> sl.SteeringVector:

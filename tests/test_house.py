@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import steerlens
-from steerlens import SteeringVector, SteerLensError, errors, pairs, questions
+from steerlens import SteeringVector, SteerLensError, errors
 from steerlens._results import Result
+from steerlens.pairs import preference as pairs
+from steerlens.pairs import questions
 
 ROOT = Path(steerlens.__file__).parent
 LONGEST = 330  # lines of a file; style.md aims at 250
@@ -25,37 +27,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "shapes": ("shapes",),
     "numbers": ("_arguments", "_checks", "_stats", "_files", "_fields", "_ledger", "_names"),
     "toy": ("toy", "toy.*"),
-    "pairs": (
-        "text.rows",
-        "_choices",
-        "text.conversation",
-        "text.rendering",
-        "text.templates",
-        "text.encode",
-        "text.ends",
-        "_pair",
-        "text.pieces",
-        "text.marks",
-        "_meaning",
-        "_messages",
-        "pairs",
-        "questions",
-        "_readers",
-        "_formats",
-        "_datasets",
-        "_load_*",
-    ),
-    "vector": (
-        "_origin",
-        "models.identity",
-        "models.invariants",
-        "vector",
-        "_labels",
-        "_vector_files",
-        "models.torch_files",
-        "_gguf_files",
-    ),
-    "models.load": ("models.adapters", "models.families", "models.sources", "models.load"),
+    "text": ("text", "text.*"),
+    "pairs": ("pairs", "pairs.*"),
+    "models": ("models", "models.*"),
+    "vector": ("_origin", "vector", "_labels", "_vector_files", "_gguf_files"),
     "resid": (
         "resid",
         "_parts",
@@ -69,7 +44,6 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "_hooked_route",
         "_scores",
         "_option_logprobs",
-        "models.tuned",
         "_resid_store",
         "_generate",
         "_live",
@@ -88,14 +62,15 @@ STANDS_ON: dict[str, set[str]] = {
     "shapes": {"errors"},
     "numbers": {"errors"},
     "toy": {"errors", "numbers"},
-    "pairs": _ALWAYS | {"toy"},
-    "vector": _ALWAYS | {"pairs"},
-    "models.load": _ALWAYS | {"pairs", "vector", "toy"},
-    "resid": _ALWAYS | {"pairs", "vector", "models.load"},
-    "results": _ALWAYS | {"vector"},  # a result's file may hold vectors
-    "methods": _ALWAYS | {"pairs", "vector", "models.load", "resid", "results", "toy"},
-    "measures": _ALWAYS | {"pairs", "vector", "models.load", "resid", "results", "toy"},
-    "comparison": _ALWAYS | {"pairs", "vector", "models.load", "resid", "results", "methods", "measures"},
+    "text": _ALWAYS,
+    "pairs": _ALWAYS | {"text", "toy"},
+    "models": _ALWAYS | {"text", "toy"},
+    "vector": _ALWAYS | {"text", "pairs", "models"},
+    "resid": _ALWAYS | {"text", "pairs", "models", "vector"},
+    "results": _ALWAYS | {"models", "vector"},  # a result's file may hold vectors
+    "methods": _ALWAYS | {"text", "pairs", "models", "vector", "resid", "results", "toy"},
+    "measures": _ALWAYS | {"text", "pairs", "models", "vector", "resid", "results", "toy"},
+    "comparison": _ALWAYS | {"text", "pairs", "models", "vector", "resid", "results", "methods", "measures"},
     "figures": _ALWAYS | {"results", "measures", "comparison"},  # for the results that are defined there
     "widget": set(FLOORS) - {"methods", "widget", "façade"},
     "façade": set(FLOORS),
@@ -232,7 +207,7 @@ def test_other_modules_name_hooked_transformer_in_annotations_only() -> None:
         named = [names for target, names, _ in imports(tree) if target.split(".")[0] == "transformer_lens"]
         if named:
             assert named == [("HookedTransformer",)], f"steerlens.{module}"
-            low = ("errors", "shapes", "numbers", "pairs", "vector", "results", "figures")
+            low = ("errors", "shapes", "numbers", "pairs.preference", "vector", "results", "figures")
             assert floor(module) not in low, f"steerlens.{module}"
         in_annotations = {id(inner) for annotation in annotations(tree) for inner in ast.walk(annotation)}
         used = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "HookedTransformer"]

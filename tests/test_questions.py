@@ -24,7 +24,7 @@ from steerlens import (
     load_questions,
     preference_shift,
 )
-from steerlens._choices import read_choices, read_letter
+from steerlens.pairs.lettered import read_choices, read_letter
 
 NAMES = ("train", "val", "test")
 OPTIONS = ("No, never.", "Yes (A) and (B),\nover two lines", "", "the p(A)rt", "4")

@@ -11,7 +11,7 @@ from transformer_lens import HookedTransformer
 from steerlens._arguments import checked_positions
 from steerlens._generate import Decoded, Prompts, chunks, decode
 from steerlens._option_logprobs import option_logprobs
-from steerlens._pair import Asked
+from steerlens.pairs.pair import Asked
 from steerlens.resid import Positions
 from steerlens.text.encode import EncodedChoice
 from steerlens.text.ends import Stop

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 from steerlens._parts import foreign_parts, has_hooks
 from steerlens._stats import mean_interval
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.text.conversation import Conversation
 from steerlens.text.encode import EncodedPair, Encoder
 from steerlens.text.marks import formats_in, token_marks

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from transformer_lens import HookedTransformer
 
 import steerlens.toy as toy
-from steerlens._datasets import BUILT_IN
 from steerlens.errors import MeasureError
+from steerlens.pairs.published import BUILT_IN
 
 
 def neutral_texts() -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_layer
 from steerlens._checks import one_of
-from steerlens._choices import without_letters
 from steerlens._door import checked
 from steerlens._labels import Vectors, labelled
 from steerlens._results import Result
@@ -20,7 +19,8 @@ from steerlens.measures.activations import residuals
 from steerlens.measures.effect import check_unseen
 from steerlens.measures.logit_lens import visible_direction
 from steerlens.models.identity import identify
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.lettered import without_letters
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.vector import check_fits
 
 Place = Literal["mean", "last", "answer"]

@@ -14,7 +14,7 @@ from steerlens._arguments import checked_count, checked_layer
 from steerlens._scores import choose_route
 from steerlens.errors import MeasureError, PairsError
 from steerlens.models.identity import identify
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import check_model
 from steerlens.shapes import in_float64
 from steerlens.text.encode import EncodedPair, Encoder

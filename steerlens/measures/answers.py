@@ -22,14 +22,14 @@ from steerlens._door import KNOWN, checked, prompts_or_pairs
 from steerlens._generate import Prompts
 from steerlens._labels import Vectors, labelled
 from steerlens._ledger import Ledger
-from steerlens._pair import Asked
 from steerlens._parts import is_plain
 from steerlens._results import Result
 from steerlens.errors import MeasureError, SteeringError
 from steerlens.measures._answering import Ask, Generator
 from steerlens.measures.effect import check_unseen
 from steerlens.models.identity import identify
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.pair import Asked
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions
 from steerlens.text.ends import Stop
 from steerlens.text.templates import Template

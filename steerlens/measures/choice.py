@@ -20,7 +20,7 @@ from steerlens._option_logprobs import option_logprobs
 from steerlens.errors import MeasureError, PairsError
 from steerlens.measures.choice_scores import ChoiceScores, TruthfulScores
 from steerlens.models.identity import identify
-from steerlens.questions import ChoiceQuestions
+from steerlens.pairs.questions import ChoiceQuestions
 from steerlens.resid import Positions
 from steerlens.text.encode import EncodedChoice, Encoder
 from steerlens.text.rows import listed

@@ -28,7 +28,7 @@ from steerlens.measures.activations import isotropic_directions
 from steerlens.measures.effect import PreferenceShift, check_unseen, joined, shift_on
 from steerlens.measures.side_effects import SideEffects
 from steerlens.models.identity import identify
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions
 from steerlens.vector import SteeringVector, check_fits
 

@@ -24,7 +24,7 @@ from steerlens.measures.activations import isotropic_directions
 from steerlens.measures.effect import check_unseen
 from steerlens.measures.logit_lens import check_listed, token_text
 from steerlens.models.identity import identify
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions
 from steerlens.shapes import in_float64
 from steerlens.text.encode import Encoder

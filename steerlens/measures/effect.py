@@ -22,7 +22,7 @@ from steerlens._scores import PairScorer
 from steerlens._stats import mean_interval
 from steerlens.errors import MeasureError
 from steerlens.models.identity import identify
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions
 from steerlens.vector import SteeringVector, check_fits, union_seen
 

@@ -19,7 +19,7 @@ from steerlens._whole_route import logits_from, whole_pass
 from steerlens.errors import PairsError
 from steerlens.measures import _inspection_checks as checks
 from steerlens.measures.inspection import EncodedExample, Inspection
-from steerlens.pairs import SPLITS, PreferencePairs
+from steerlens.pairs.preference import SPLITS, PreferencePairs
 from steerlens.text.encode import EncodedPair, Encoder
 from steerlens.text.pieces import pieces, token_name
 from steerlens.text.templates import render

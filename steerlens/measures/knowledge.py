@@ -19,7 +19,7 @@ from steerlens._results import Result
 from steerlens.errors import MeasureError
 from steerlens.measures.choice import ChoiceForm, multiple_choice
 from steerlens.measures.choice_scores import ChoiceScores
-from steerlens.questions import ChoiceQuestions
+from steerlens.pairs.questions import ChoiceQuestions
 from steerlens.resid import Positions
 
 PerVector = Float[np.ndarray, "vector multiplier"]

@@ -18,7 +18,7 @@ from steerlens._results import Result
 from steerlens.errors import MeasureError
 from steerlens.measures.activations import covariances, isotropic_directions
 from steerlens.models.identity import identify
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.vector import SteeringVector, check_fits
 
 AT_ONCE = 8192  # tokens of the vocabulary

@@ -9,7 +9,7 @@ from steerlens.errors import MeasureError
 from steerlens.measures.effect import PreferenceShift, check_unseen
 from steerlens.models.identity import identify
 from steerlens.models.tuned import TunedModel
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import check_model
 
 

@@ -28,7 +28,7 @@ from steerlens.measures._search import Items, Search
 from steerlens.measures._text_kl import TextKL
 from steerlens.measures.effect import check_unseen
 from steerlens.models.identity import identify
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions
 from steerlens.text.ends import Stop
 from steerlens.vector import SteeringVector, check_fits, check_same_space

@@ -18,7 +18,7 @@ from steerlens.measures.activations import Material, residuals
 from steerlens.measures.effect import check_unseen
 from steerlens.measures.logit_lens import visible_direction
 from steerlens.models.identity import identify
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.text.pieces import pieces
 from steerlens.vector import check_fits
 

@@ -29,7 +29,7 @@ from steerlens.measures._text_kl import TextKL
 from steerlens.measures.choice import ChoiceForm, multiple_choice
 from steerlens.measures.choice_scores import ChoiceScores
 from steerlens.models.identity import identify
-from steerlens.questions import ChoiceQuestions
+from steerlens.pairs.questions import ChoiceQuestions
 from steerlens.resid import Positions
 from steerlens.text.ends import Stop
 from steerlens.text.templates import Template

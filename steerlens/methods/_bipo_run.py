@@ -28,7 +28,7 @@ from steerlens.methods._descent import (
 )
 from steerlens.methods._order import Order, Plan, Sign, drawn_order, given_order, one_sign
 from steerlens.models.identity import ModelIdentity, identify
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import free_below, make_vector
 from steerlens.text.encode import check_differ
 from steerlens.vector import SteeringVector

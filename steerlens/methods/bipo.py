@@ -22,7 +22,7 @@ from steerlens.errors import TrainingError
 from steerlens.methods._bipo_run import BipoSettings, TrainingData, run_together, x_loss
 from steerlens.methods._descent import OPTIONS, DescentSettings, Schedule, check_trainable
 from steerlens.methods._order import Order, Sign
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.shapes import DVector, check_vector
 from steerlens.text.encode import check_differ
 from steerlens.vector import SteeringVector

@@ -14,12 +14,12 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_layer, checked_list
 from steerlens._checks import one_of
-from steerlens._choices import without_letters
 from steerlens._door import checked
 from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, VectorError
 from steerlens.methods.prompt_difference import prompt_activations
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.lettered import without_letters
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import make_vector
 from steerlens.shapes import in_float64
 from steerlens.text.encode import Encoder, check_differ

@@ -23,7 +23,7 @@ from steerlens._door import checked
 from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, VectorError
 from steerlens.models.identity import identify
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import make_vector
 from steerlens.vector import SteeringVector, check_fits
 

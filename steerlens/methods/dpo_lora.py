@@ -36,7 +36,7 @@ from steerlens.models.identity import identify
 from steerlens.models.load import load_model
 from steerlens.models.sources import local_folder, quiet_transformers
 from steerlens.models.tuned import TunedModel
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.text.encode import EncodedPair, check_differ
 
 

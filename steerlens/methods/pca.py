@@ -14,7 +14,7 @@ from steerlens._checks import one_of
 from steerlens._door import checked
 from steerlens.errors import PairsError, VectorError
 from steerlens.methods.caa import ReadPosition, caa_differences
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import make_vector
 from steerlens.vector import SteeringVector
 

@@ -18,7 +18,7 @@ from steerlens._arguments import checked_layer
 from steerlens._door import checked, prompts_or_pairs
 from steerlens._hooked_route import last_token_resid
 from steerlens.errors import PairsError
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import make_vector
 from steerlens.shapes import in_float64
 from steerlens.text.encode import Encoder

@@ -14,7 +14,7 @@ from steerlens._resid_store import Cache
 from steerlens.errors import TrainingError
 from steerlens.methods._bipo_run import BipoSettings, TrainingData, run_together
 from steerlens.methods._descent import OPTIONS, DescentSettings, Schedule
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.vector import SteeringVector
 
 

@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 
 from steerlens import load_pairs, load_questions, toy
-from steerlens._choices import read_choices
 from steerlens.errors import PairsError
+from steerlens.pairs.lettered import read_choices
 from steerlens.toy.corpus import Mix, Writer, answer_weights
 from steerlens.toy.sets import SIZES, Form, Part, fact_form, part_of, vocabulary
 from steerlens.toy.words import COUNTRIES, FACTS, SPECIAL, UNKNOWN, VALUES, tokens

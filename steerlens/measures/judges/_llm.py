@@ -13,7 +13,7 @@ from steerlens.measures.judges._endpoint import RECORD, Connection, Endpoint
 from steerlens.measures.judges._judge import Verdict
 from steerlens.measures.judges._prompt import messages, read_reply
 from steerlens.measures.judges._rubrics import Rubric, rubric_of
-from steerlens.pairs import PreferencePairs, check_pairs
+from steerlens.pairs.preference import PreferencePairs, check_pairs
 
 GIVES_UP = 10
 """requests without a reply, one after the other, after which an endpoint is taken for dead"""

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from steerlens._arguments import checked_kind, shown
 from steerlens._checks import checked, rows
-from steerlens._pair import Asked, PreferencePair, columns_of
 from steerlens.errors import PairsError, SteerLensError
+from steerlens.pairs.pair import Asked, PreferencePair, columns_of
 from steerlens.text.encode import EncodedPair, Encoder
 from steerlens.text.rows import SPLITS, OnBad, SplitName, check_columns, drawn_parts, good_rows, listed
 from steerlens.text.templates import Template, checked_template
 
 if TYPE_CHECKING:
-    from steerlens.questions import ChoiceQuestions
+    from steerlens.pairs.questions import ChoiceQuestions
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ class PreferencePairs(Sequence[PreferencePair]):
         Raises:
             PairsError: responses that can't stand as options under each other; the rows are listed.
         """
-        from steerlens.questions import choices_from
+        from steerlens.pairs.questions import choices_from
 
         return choices_from(self, seed)
 

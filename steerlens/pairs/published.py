@@ -10,8 +10,8 @@ from typing import Literal
 import pandas as pd
 
 from steerlens._arguments import checked_path
-from steerlens._readers import Table, read_file
 from steerlens.errors import PairsError
+from steerlens.pairs.tables import Table, read_file
 
 BUILT_IN = Path(__file__).parent / "data"
 DATA_VARIABLE = "STEERLENS_DATA"

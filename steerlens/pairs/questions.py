@@ -17,9 +17,9 @@ from typing import Literal, overload
 
 from steerlens._arguments import LARGEST_COUNT, checked_texts, refusal, shown
 from steerlens._checks import checked, rows, texts, whole
-from steerlens._choices import ChoiceLayout, letters, meant, read_choices
 from steerlens.errors import PairsError
-from steerlens.pairs import PreferencePair, PreferencePairs
+from steerlens.pairs.lettered import ChoiceLayout, letters, meant, read_choices
+from steerlens.pairs.preference import PreferencePair, PreferencePairs
 from steerlens.text.conversation import Conversation
 from steerlens.text.rows import SPLITS, OnBad, SplitName, drawn_parts, good_reasons, listed, why_no_text
 from steerlens.text.templates import Template, checked_template

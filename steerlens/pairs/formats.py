@@ -5,8 +5,8 @@ from collections.abc import Callable
 from string import ascii_uppercase
 from typing import Any
 
-from steerlens._choices import ChoiceLayout, read_choices, read_letter, with_answer
-from steerlens._meaning import (
+from steerlens.errors import PairsError
+from steerlens.pairs.columns import (
     check_no_lists,
     check_prompts_alone,
     is_bare_letter,
@@ -15,11 +15,11 @@ from steerlens._meaning import (
     why_letters_mean_nothing,
     why_no_answer,
 )
-from steerlens._messages import conversation, lone_prompt
-from steerlens._readers import Table, recognise
-from steerlens.errors import PairsError
-from steerlens.pairs import PreferencePairs
-from steerlens.questions import ChoiceQuestion, ChoiceQuestions, why_bad
+from steerlens.pairs.lettered import ChoiceLayout, read_choices, read_letter, with_answer
+from steerlens.pairs.messages import conversation, lone_prompt
+from steerlens.pairs.preference import PreferencePairs
+from steerlens.pairs.questions import ChoiceQuestion, ChoiceQuestions, why_bad
+from steerlens.pairs.tables import Table, recognise
 from steerlens.text.rows import OnBad, good_reasons, listed, why_no_text
 from steerlens.text.templates import Template
 

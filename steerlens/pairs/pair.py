@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from steerlens._arguments import shown
-from steerlens._choices import meant
 from steerlens.errors import PairsError
+from steerlens.pairs.lettered import meant
 from steerlens.text.conversation import as_prompt
 
 Asked = str | Sequence[dict[str, str]]

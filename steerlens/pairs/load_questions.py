@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from steerlens._checks import checked, path
-from steerlens._datasets import built_in
-from steerlens._formats import prompts_from, questions_from
-from steerlens._load_pairs import load_pairs, read_table, source_name
 from steerlens.errors import PairsError
-from steerlens.questions import ChoiceQuestions
+from steerlens.pairs.formats import prompts_from, questions_from
+from steerlens.pairs.load import load_pairs, read_table, source_name
+from steerlens.pairs.published import built_in
+from steerlens.pairs.questions import ChoiceQuestions
 from steerlens.text.rows import OnBad
 from steerlens.text.templates import Template, checked_template
 

@@ -1,7 +1,7 @@
 """Preference pairs of the toy world, by name."""
 
 from steerlens.errors import PairsError
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.preference import PreferencePairs
 from steerlens.text.rows import OnBad
 from steerlens.text.templates import Template
 from steerlens.toy import PAIR_NAMES, pair_rows

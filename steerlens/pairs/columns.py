@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from steerlens._readers import Table
 from steerlens.errors import PairsError
+from steerlens.pairs.tables import Table
 from steerlens.text.marks import formats_in
 
 log = logging.getLogger(__name__)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from steerlens._arguments import shown
 from steerlens._checks import checked, path
-from steerlens._datasets import BUILT_IN, Kind, built_in, is_file, read_published
-from steerlens._formats import pairs_from
-from steerlens._load_toy import load_toy_pairs
-from steerlens._readers import ENDINGS, Table, read_file, read_hub
 from steerlens.errors import PairsError
-from steerlens.pairs import PreferencePairs
+from steerlens.pairs.formats import pairs_from
+from steerlens.pairs.load_toy import load_toy_pairs
+from steerlens.pairs.preference import PreferencePairs
+from steerlens.pairs.published import BUILT_IN, Kind, built_in, is_file, read_published
+from steerlens.pairs.tables import ENDINGS, Table, read_file, read_hub
 from steerlens.text.rows import OnBad
 from steerlens.text.templates import Template, checked_template
 from steerlens.toy import PAIR_NAMES
