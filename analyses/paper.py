@@ -24,8 +24,8 @@ import steerlens as sl
 from analyses import transfer
 from analyses.index import FINDING, read_finding, write_index
 from analyses.study import StudyConfig, from_command_line, plain_config, study_folder
-from steerlens._origin import library_versions
 from steerlens.models.identity import identify
+from steerlens.vectors.origin import library_versions
 
 STUDIES = (
     "personas", "truthfulness", "hallucination", "jailbreak", "knowledge", "composition", "transfer", "layer_sweep", "epochs",

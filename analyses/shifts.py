@@ -6,7 +6,7 @@ import steerlens as sl
 from steerlens._scores import PairScorer
 from steerlens.measures.effect import check_unseen, shift_on
 from steerlens.models.identity import identify
-from steerlens.vector import check_fits
+from steerlens.vectors.vector import check_fits
 
 MULTIPLIERS = (-1.0, 0.0, 1.0)
 

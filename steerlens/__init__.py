@@ -29,7 +29,6 @@ from steerlens._generate import generate
 from steerlens._playground import playground
 from steerlens._results import load_result
 from steerlens._sweep import Sweep, sweep
-from steerlens._vector_files import load_vector
 from steerlens.errors import (
     FigureError,
     MeasureError,
@@ -73,7 +72,8 @@ from steerlens.pairs.preference import PreferencePair, PreferencePairs
 from steerlens.pairs.published import datasets
 from steerlens.pairs.questions import ChoiceLayout, ChoiceQuestion, ChoiceQuestions
 from steerlens.resid import steer
-from steerlens.vector import SteeringVector
+from steerlens.vectors.files import load_vector
+from steerlens.vectors.vector import SteeringVector
 
 try:
     __version__ = version("steerlens")

@@ -11,7 +11,6 @@ from steerlens._compare_similarity import similarity_to
 from steerlens._comparison import Comparison
 from steerlens._door import KNOWN, any_prompts, checked
 from steerlens._find import Training, find_model, find_test_pairs, find_training
-from steerlens._labels import method_labels
 from steerlens._steered import check_prompts, steer_all
 from steerlens.errors import MeasureError
 from steerlens.measures.effect import check_unseen
@@ -23,7 +22,8 @@ from steerlens.methods.controls import random_vectors
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions, check_model
-from steerlens.vector import SteeringVector, check_fits, check_same_space
+from steerlens.vectors.labels import method_labels
+from steerlens.vectors.vector import SteeringVector, check_fits, check_same_space
 
 
 @checked(

@@ -16,7 +16,7 @@ from steerlens.measures._text_kl import TextKL
 from steerlens.measures.effect import PreferenceShift
 from steerlens.measures.matched import Match, search_multiplier
 from steerlens.measures.side_effects import SideEffects
-from steerlens.vector import SteeringVector
+from steerlens.vectors.vector import SteeringVector
 
 TOLERANCE = 0.02
 """how far a KL may be from the target, as a share of it"""

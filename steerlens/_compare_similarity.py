@@ -10,7 +10,6 @@ from transformer_lens import HookedTransformer
 from steerlens._checks import one_of, whole
 from steerlens._door import checked
 from steerlens._find import Training
-from steerlens._labels import Vectors, labelled
 from steerlens.errors import MeasureError
 from steerlens.measures.activations import Material, covariances
 from steerlens.measures.similarity import Similarity, null_cosines, sees_mean, unit_vectors
@@ -19,7 +18,8 @@ from steerlens.methods.controls import shuffled_vectors
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import check_model
-from steerlens.vector import SteeringVector, check_fits
+from steerlens.vectors.labels import Vectors, labelled
+from steerlens.vectors.vector import SteeringVector, check_fits
 
 
 @checked(MeasureError, position=one_of(ReadPosition), n_null=whole(least=100))

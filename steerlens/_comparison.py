@@ -12,7 +12,6 @@ from steerlens._arguments import shown
 from steerlens._checks import checked, whole
 from steerlens._compare_kl import EqualKL
 from steerlens._compare_tables import effects, mean_shift, seed_spread, tidy
-from steerlens._names import first_two, seed_families, without_seed
 from steerlens._results import Result
 from steerlens._stats import mean_interval
 from steerlens._steered import SteeredTexts
@@ -21,7 +20,8 @@ from steerlens.measures.effect import PreferenceShift, Quantity
 from steerlens.measures.logit_lens import LogitLens
 from steerlens.measures.side_effects import SideEffects
 from steerlens.measures.similarity import Similarity, isotropic_p_value
-from steerlens.vector import SteeringVector
+from steerlens.vectors.names import first_two, seed_families, without_seed
+from steerlens.vectors.vector import SteeringVector
 
 Strength = Literal["own norm", "equal norm", "equal KL"]
 

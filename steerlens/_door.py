@@ -6,15 +6,15 @@ from typing import Any
 from steerlens import _checks
 from steerlens._arguments import Error, checked_count, checked_kind, checked_list, checked_text
 from steerlens._checks import Check, door, texts
-from steerlens._labels import labelled
 from steerlens.errors import SteeringError
 from steerlens.pairs.preference import PreferencePairs, check_pairs
 from steerlens.pairs.questions import ChoiceQuestions
 from steerlens.resid import check_model
-from steerlens.shapes import check_vector
 from steerlens.text.conversation import checked_prompts
 from steerlens.text.templates import checked_template
-from steerlens.vector import check_is_vector
+from steerlens.vectors.labels import labelled
+from steerlens.vectors.shapes import check_vector
+from steerlens.vectors.vector import check_is_vector
 
 
 def _prompts(name: str, value: Any, error: Error) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ DEPTH = 64
 """of nested lists and objects in JSON; results need about 20"""
 MEMORY = 800_000_000
 """bytes that one file may take once it is read"""
+LARGEST_WIDTH = 2**20
+"""numbers in a vector; the widest models have about 2^14"""
 _DIGITS = 40  # of a whole number; tokenizers without a limit write 10^30
 
 

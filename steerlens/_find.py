@@ -5,13 +5,13 @@ from typing import NamedTuple, get_args
 
 from transformer_lens import HookedTransformer
 
-from steerlens._origin import origin
 from steerlens.errors import PairsError
 from steerlens.methods.caa import ReadPosition
 from steerlens.models.identity import identify, is_spent, living_models
 from steerlens.pairs.load import comes_with_the_package, load_pairs
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.vector import SteeringVector
+from steerlens.vectors.origin import origin
+from steerlens.vectors.vector import SteeringVector
 
 
 def find_model(vectors: Sequence[SteeringVector]) -> HookedTransformer | None:

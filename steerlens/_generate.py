@@ -36,7 +36,7 @@ from steerlens.text.conversation import checked_prompts
 from steerlens.text.encode import Encoder
 from steerlens.text.ends import Stop, stop_tokens
 from steerlens.text.templates import Template
-from steerlens.vector import SteeringVector, check_fits
+from steerlens.vectors.vector import SteeringVector, check_fits
 
 Cell = TypeVar("Cell")
 

@@ -23,7 +23,7 @@ from steerlens.models.identity import identify
 from steerlens.resid import Positions, added_at, check_model, new_kv_cache
 from steerlens.text.ends import Stop
 from steerlens.text.templates import Template
-from steerlens.vector import SteeringVector, check_fits
+from steerlens.vectors.vector import SteeringVector, check_fits
 
 # Rows of the batch: each answer is read by both models, and written by its own.
 STEERED_ROW = (True, False, True, False)

@@ -13,7 +13,7 @@ from steerlens._scores import choose_route
 from steerlens.errors import PairsError
 from steerlens.resid import Positions
 from steerlens.text.encode import EncodedChoice
-from steerlens.vector import SteeringVector
+from steerlens.vectors.vector import SteeringVector
 
 OptionLogProbs = Float[np.ndarray, "vector multiplier option"]
 

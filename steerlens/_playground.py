@@ -14,7 +14,6 @@ from transformer_lens import HookedTransformer
 
 from steerlens._checks import number
 from steerlens._door import checked
-from steerlens._labels import Vectors, labelled
 from steerlens._live import LiveAnswer, LiveAnswers
 from steerlens.errors import FigureError, SteeringError, SteerLensError
 from steerlens.figures.theme import display_name
@@ -23,6 +22,7 @@ from steerlens.resid import Positions
 from steerlens.text.ends import Stop
 from steerlens.text.pieces import pieces
 from steerlens.text.templates import Template
+from steerlens.vectors.labels import Vectors, labelled
 
 PAUSE = 0.01  # seconds for the kernel's other work between two tokens: a click, a dragged slider
 REDRAW = 0.1  # seconds between two drawings at least

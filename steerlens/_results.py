@@ -15,12 +15,12 @@ import pandas as pd
 import torch
 
 from steerlens._checks import checked
-from steerlens._fields import check_fields
 from steerlens._files import read_json, whole_file
-from steerlens._vector_files import check_record
 from steerlens.errors import FigureError, MeasureError, SteerLensError
 from steerlens.models.identity import ModelIdentity
-from steerlens.vector import SteeringVector
+from steerlens.vectors.fields import check_fields
+from steerlens.vectors.files import check_record
+from steerlens.vectors.vector import SteeringVector
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

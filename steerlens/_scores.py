@@ -22,8 +22,8 @@ from steerlens._resid_store import Cache, ResidStore
 from steerlens._whole_route import WholeRoute, needs_whole_passes
 from steerlens.errors import ModelError, PairsError
 from steerlens.resid import Positions
-from steerlens.shapes import DVector
 from steerlens.text.encode import Encoded, EncodedPair
+from steerlens.vectors.shapes import DVector
 
 RouteName = Literal["auto", "flat", "hooked"]
 Route = FlatRoute | HookedRoute | WholeRoute

@@ -10,7 +10,7 @@ from steerlens._generate import Prompts, generate
 from steerlens._results import Stored
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions
-from steerlens.vector import SteeringVector
+from steerlens.vectors.vector import SteeringVector
 
 
 @dataclass(frozen=True)

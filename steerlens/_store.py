@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from steerlens._files import read_bytes, read_json, whole_file
-from steerlens._origin import library_versions
 from steerlens._results import Result, load_result
-from steerlens._vector_files import load_vector
 from steerlens.errors import MeasureError
-from steerlens.vector import SteeringVector
+from steerlens.vectors.files import load_vector
+from steerlens.vectors.origin import library_versions
+from steerlens.vectors.vector import SteeringVector
 
 R = TypeVar("R", bound=Result)
 

@@ -30,7 +30,7 @@ from steerlens.models.identity import identify
 from steerlens.models.load import load_model
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions, check_model
-from steerlens.vector import SteeringVector
+from steerlens.vectors.vector import SteeringVector
 
 MethodName = Literal["bipo", "caa", "pca", "supervised"]
 _METHODS: dict[str, Any] = {

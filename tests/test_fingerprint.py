@@ -24,7 +24,7 @@ from steerlens import PreferencePairs, SteeringVector, VectorError, load_model, 
 from steerlens.models import identity as fingerprint_module
 from steerlens.models import invariants as invariants_module
 from steerlens.models.identity import ModelIdentity, identify, living_models
-from steerlens.vector import check_fits, check_same_space
+from steerlens.vectors.vector import check_fits, check_same_space
 
 IDENTITY = ModelIdentity("toy", 32, 4, "RMS", "none", "torch.float32", (0.1, -1 / 3, 2e-17))
 

@@ -24,13 +24,12 @@ LONGEST = 330  # lines of a file; style.md aims at 250
 # Which modules stand on which floor of the house, and on which floors each may stand. `steerlens.` is left out.
 FLOORS: dict[str, tuple[str, ...]] = {
     "errors": ("errors",),
-    "shapes": ("shapes",),
-    "numbers": ("_arguments", "_checks", "_stats", "_files", "_fields", "_ledger", "_names"),
+    "numbers": ("_arguments", "_checks", "_stats", "_files", "_ledger"),
     "toy": ("toy", "toy.*"),
     "text": ("text", "text.*"),
     "pairs": ("pairs", "pairs.*"),
     "models": ("models", "models.*"),
-    "vector": ("_origin", "vector", "_labels", "_vector_files", "_gguf_files"),
+    "vectors": ("vectors", "vectors.*"),
     "resid": (
         "resid",
         "_parts",
@@ -56,28 +55,27 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "widget": ("_playground",),  # the one thing that both generates and draws
     "façade": ("",),
 }
-_ALWAYS = {"errors", "shapes", "numbers"}
+_ALWAYS = {"errors", "numbers"}
 STANDS_ON: dict[str, set[str]] = {
     "errors": set(),
-    "shapes": {"errors"},
     "numbers": {"errors"},
     "toy": {"errors", "numbers"},
     "text": _ALWAYS,
     "pairs": _ALWAYS | {"text", "toy"},
     "models": _ALWAYS | {"text", "toy"},
-    "vector": _ALWAYS | {"text", "pairs", "models"},
-    "resid": _ALWAYS | {"text", "pairs", "models", "vector"},
-    "results": _ALWAYS | {"models", "vector"},  # a result's file may hold vectors
-    "methods": _ALWAYS | {"text", "pairs", "models", "vector", "resid", "results", "toy"},
-    "measures": _ALWAYS | {"text", "pairs", "models", "vector", "resid", "results", "toy"},
-    "comparison": _ALWAYS | {"text", "pairs", "models", "vector", "resid", "results", "methods", "measures"},
-    "figures": _ALWAYS | {"results", "measures", "comparison"},  # for the results that are defined there
+    "vectors": _ALWAYS | {"text", "pairs", "models"},
+    "resid": _ALWAYS | {"text", "pairs", "models", "vectors"},
+    "results": _ALWAYS | {"models", "vectors"},  # a result's file may hold vectors
+    "methods": _ALWAYS | {"text", "pairs", "models", "vectors", "resid", "results", "toy"},
+    "measures": _ALWAYS | {"text", "pairs", "models", "vectors", "resid", "results", "toy"},
+    "comparison": _ALWAYS | {"text", "pairs", "models", "vectors", "resid", "results", "methods", "measures"},
+    "figures": _ALWAYS | {"vectors", "results", "measures", "comparison"},  # for the results that are defined there
     "widget": set(FLOORS) - {"methods", "widget", "façade"},
     "façade": set(FLOORS),
 }
 # Conveniences that reach up, inside a function and at the call only: vector.save, result.figure, comparison.save.
 REACHES_UP = {
-    ("vector", "_vector_files"),
+    ("vectors.vector", "vectors.files"),
     ("_results", "figures"),
     ("_comparison", "figures.report"),
     ("measures.inspection", "figures.inspection"),
@@ -207,7 +205,7 @@ def test_other_modules_name_hooked_transformer_in_annotations_only() -> None:
         named = [names for target, names, _ in imports(tree) if target.split(".")[0] == "transformer_lens"]
         if named:
             assert named == [("HookedTransformer",)], f"steerlens.{module}"
-            low = ("errors", "shapes", "numbers", "pairs.preference", "vector", "results", "figures")
+            low = ("errors", "vectors.shapes", "numbers", "pairs.preference", "vectors", "results", "figures")
             assert floor(module) not in low, f"steerlens.{module}"
         in_annotations = {id(inner) for annotation in annotations(tree) for inner in ast.walk(annotation)}
         used = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "HookedTransformer"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import steerlens as sl
-from steerlens._labels import labelled
+from steerlens.vectors.labels import labelled
 
 
 def vector(method: str) -> sl.SteeringVector:

@@ -20,8 +20,8 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained import weight_conversions
 
 from steerlens.errors import ModelError
+from steerlens.models import load as models
 from steerlens.models import sources as _sources
-from steerlens.models.load import load as models
 from steerlens.models.load import load_model
 
 LLAMA3 = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from steerlens._names import first_two, seed_families, with_seed, without_seed
+from steerlens.vectors.names import first_two, seed_families, with_seed, without_seed
 
 
 @pytest.mark.parametrize("seed", [0, 7, 12, -3])

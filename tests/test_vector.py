@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 from transformer_lens import HookedTransformer
 
 from steerlens import PreferencePairs, SteeringVector, SteerLensError, VectorError, extract_caa, load_vector
-from steerlens._origin import origin, remember_origin
-from steerlens._vector_files import FORMAT
 from steerlens.models.identity import ModelIdentity, identify
-from steerlens.vector import check_fits, check_same_space
+from steerlens.vectors.files import FORMAT
+from steerlens.vectors.origin import origin, remember_origin
+from steerlens.vectors.vector import check_fits, check_same_space
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 IDENTITY = ModelIdentity("toy", 32, 4, "RMS", "none", "torch.float32", (0.1, -1 / 3, 2e-17))
@@ -374,7 +374,7 @@ def model_record(**changes: Any) -> dict[str, Any]:
         ({"tensors": {"vector": torch.zeros(32), "more": torch.zeros(32)}}, r"holds \['more', 'vector'\]"),
         ({"tensors": {"weight": torch.zeros(32)}}, r"holds \['weight'\]"),
         ({"format": "pt"}, "format is 'pt'"),
-        ({"format": "steerlens.vector/2"}, "format is 'steerlens.vector/2'"),
+        ({"format": "steerlens.vectors.vector/2"}, "format is 'steerlens.vectors.vector/2'"),
         ({"record": {"colour": 1}}, r"unknown or missing keys: \['colour'\]"),
         ({"record": {"seen": "gone", "seed": "gone"}}, r"unknown or missing keys: \['seed', 'seen'\]"),
         ({"record": {"model": "gone"}}, "damaged record.*model"),

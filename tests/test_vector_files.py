@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save
 
 from steerlens import SteeringVector, VectorError, load_vector
-from steerlens._vector_files import FORMAT
 from steerlens.models.torch_files import read_tensor
+from steerlens.vectors.files import FORMAT
 
 D = 8
 

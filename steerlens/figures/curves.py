@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from steerlens._comparison import Comparison, Strength
-from steerlens._names import without_seed
 from steerlens.errors import FigureError
 from steerlens.figures.theme import LINE, colour, dash, display_name, faded, plain, style, symbol, width
 from steerlens.measures.effect import PreferenceShift, Quantity
+from steerlens.vectors.names import without_seed
 
 UNITS = {q: "nats per token" if "per_token" in q else "nats" for q in get_args(Quantity)}
 

@@ -9,11 +9,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from steerlens._comparison import Comparison
-from steerlens._names import without_seed
 from steerlens._stats import mean_interval
 from steerlens.errors import FigureError
 from steerlens.figures.theme import FAINT, INK, colour, display_name, faded, plain, style, symbol, width
 from steerlens.measures.effect import PreferenceShift, Quantity
+from steerlens.vectors.names import without_seed
 
 _PANELS: tuple[tuple[Quantity, str], ...] = (
     ("odd", "margin: odd part"),

@@ -13,7 +13,6 @@ from steerlens._arguments import shown
 from steerlens._checks import checked, words
 from steerlens._comparison import Comparison, Strength
 from steerlens._files import whole_file
-from steerlens._names import without_seed
 from steerlens._results import Result
 from steerlens._sweep import Sweep
 from steerlens.errors import FigureError
@@ -25,6 +24,7 @@ from steerlens.figures.sections import sections
 from steerlens.figures.theme import display_name
 from steerlens.measures.dose_response import DoseResponse
 from steerlens.measures.effect import PreferenceShift, Quantity
+from steerlens.vectors.names import without_seed
 
 
 @checked(FigureError, "results", title=words)

@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 
 from steerlens._comparison import Comparison
-from steerlens._names import first_two
 from steerlens.figures.cells import QUANTITIES, SIDES, cell, fall_cell, norm_cell, spread_cell, wrong_cell
 from steerlens.figures.costs import costs_section
 from steerlens.figures.curves import UNITS, side_by_side
@@ -19,6 +18,7 @@ from steerlens.figures.theme import display_name
 from steerlens.figures.training import path, training_curves
 from steerlens.measures.logit_lens import LogitLens
 from steerlens.measures.similarity import Similarity
+from steerlens.vectors.names import first_two
 
 
 def sections(comparison: Comparison) -> list[Section]:

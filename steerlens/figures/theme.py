@@ -5,7 +5,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from steerlens._names import seed_families, without_seed
+from steerlens.vectors.names import seed_families, without_seed
 
 COLOURS = {
     "bipo": "#0072B2",

@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from steerlens._comparison import Comparison
-from steerlens._names import without_seed
 from steerlens.errors import FigureError
 from steerlens.figures.theme import colour, dash, display_name, faded, plain, style, width
+from steerlens.vectors.names import without_seed
 
 History = Sequence[Mapping[str, Any]]
 _SMOOTH = 10  # steps: a step's loss is that of one small batch

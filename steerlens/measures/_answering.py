@@ -10,11 +10,11 @@ from transformer_lens import HookedTransformer
 
 from steerlens._generate import Prompts, chunks, decode
 from steerlens._ledger import digest
-from steerlens._origin import library_versions
 from steerlens._sampling import Choose, drawn, likeliest
 from steerlens.models.identity import identify
 from steerlens.resid import Positions
-from steerlens.vector import SteeringVector
+from steerlens.vectors.origin import library_versions
+from steerlens.vectors.vector import SteeringVector
 
 
 class Ask(NamedTuple):

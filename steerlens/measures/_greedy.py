@@ -16,7 +16,7 @@ from steerlens.resid import Positions
 from steerlens.text.encode import EncodedChoice
 from steerlens.text.ends import Stop
 from steerlens.text.templates import Template
-from steerlens.vector import SteeringVector
+from steerlens.vectors.vector import SteeringVector
 
 _SIDES = 8  # answers scored behind one copy of their prompt
 

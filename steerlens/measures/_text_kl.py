@@ -17,8 +17,8 @@ from steerlens._resid_store import ResidStore
 from steerlens._whole_route import needs_whole_passes, whole_pass
 from steerlens.errors import PairsError
 from steerlens.measures.activations import encode_material
-from steerlens.shapes import in_float64
-from steerlens.vector import SteeringVector
+from steerlens.vectors.shapes import in_float64
+from steerlens.vectors.vector import SteeringVector
 
 _AT_ONCE = 4_000_000  # numbers of one tensor of logits held in memory
 

@@ -16,9 +16,9 @@ from steerlens.errors import MeasureError, PairsError
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import check_model
-from steerlens.shapes import in_float64
 from steerlens.text.encode import EncodedPair, Encoder
 from steerlens.text.rows import listed
+from steerlens.vectors.shapes import in_float64
 
 Material = PreferencePairs | Sequence[str]
 

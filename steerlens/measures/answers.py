@@ -20,7 +20,6 @@ from steerlens._arguments import shown
 from steerlens._checks import flag, number, path, raising, whole
 from steerlens._door import KNOWN, checked, prompts_or_pairs
 from steerlens._generate import Prompts
-from steerlens._labels import Vectors, labelled
 from steerlens._ledger import Ledger
 from steerlens._parts import is_plain
 from steerlens._results import Result
@@ -33,7 +32,8 @@ from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions
 from steerlens.text.ends import Stop
 from steerlens.text.templates import Template
-from steerlens.vector import check_fits
+from steerlens.vectors.labels import Vectors, labelled
+from steerlens.vectors.vector import check_fits
 
 Texts = tuple[tuple[tuple[tuple[str, ...], ...], ...], ...]
 """by prompt, vector, multiplier and sample"""

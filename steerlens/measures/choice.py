@@ -15,7 +15,6 @@ from transformer_lens import HookedTransformer
 
 from steerlens._checks import flag, one_of, words
 from steerlens._door import checked
-from steerlens._labels import Vectors, labelled
 from steerlens._option_logprobs import option_logprobs
 from steerlens.errors import MeasureError, PairsError
 from steerlens.measures.choice_scores import ChoiceScores, TruthfulScores
@@ -24,7 +23,8 @@ from steerlens.pairs.questions import ChoiceQuestions
 from steerlens.resid import Positions
 from steerlens.text.encode import EncodedChoice, Encoder
 from steerlens.text.rows import listed
-from steerlens.vector import SteeringVector, check_fits, union_seen
+from steerlens.vectors.labels import Vectors, labelled
+from steerlens.vectors.vector import SteeringVector, check_fits, union_seen
 
 ChoiceForm = Literal["letters", "answers"]
 TruthfulForm = Literal["template", "qa"]

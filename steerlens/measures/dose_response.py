@@ -30,7 +30,7 @@ from steerlens.measures.side_effects import SideEffects
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions
-from steerlens.vector import SteeringVector, check_fits
+from steerlens.vectors.vector import SteeringVector, check_fits
 
 STEPS = tuple(step / 4 for step in range(-12, 13))
 Curves = Float[np.ndarray, "curve multiplier"]

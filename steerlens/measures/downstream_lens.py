@@ -26,11 +26,11 @@ from steerlens.measures.logit_lens import check_listed, token_text
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions
-from steerlens.shapes import in_float64
 from steerlens.text.encode import Encoder
 from steerlens.text.rows import listed
 from steerlens.text.templates import Template
-from steerlens.vector import SteeringVector, check_fits
+from steerlens.vectors.shapes import in_float64
+from steerlens.vectors.vector import SteeringVector, check_fits
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from steerlens.errors import MeasureError
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions
-from steerlens.vector import SteeringVector, check_fits, union_seen
+from steerlens.vectors.vector import SteeringVector, check_fits, union_seen
 
 Quantity = Literal[
     "values", "per_token", "odd", "even", "odd_per_token", "even_per_token", "chosen", "rejected", "even_chosen", "even_rejected"

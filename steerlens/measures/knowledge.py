@@ -14,13 +14,13 @@ from transformer_lens import HookedTransformer
 
 from steerlens._checks import number, one_of
 from steerlens._door import checked
-from steerlens._labels import Vectors
 from steerlens._results import Result
 from steerlens.errors import MeasureError
 from steerlens.measures.choice import ChoiceForm, multiple_choice
 from steerlens.measures.choice_scores import ChoiceScores
 from steerlens.pairs.questions import ChoiceQuestions
 from steerlens.resid import Positions
+from steerlens.vectors.labels import Vectors
 
 PerVector = Float[np.ndarray, "vector multiplier"]
 

@@ -19,7 +19,7 @@ from steerlens.errors import MeasureError
 from steerlens.measures.activations import covariances, isotropic_directions
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.vector import SteeringVector, check_fits
+from steerlens.vectors.vector import SteeringVector, check_fits
 
 AT_ONCE = 8192  # tokens of the vocabulary
 

@@ -31,7 +31,7 @@ from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import Positions
 from steerlens.text.ends import Stop
-from steerlens.vector import SteeringVector, check_fits, check_same_space
+from steerlens.vectors.vector import SteeringVector, check_fits, check_same_space
 
 By = Literal["norm", "kl", "perplexity", "shift"]
 UNITS: dict[By, str] = {"norm": "residual stream", "kl": "nats per token", "perplexity": "", "shift": "nats"}

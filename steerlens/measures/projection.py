@@ -11,7 +11,6 @@ from transformer_lens import HookedTransformer
 
 from steerlens._checks import flag, whole
 from steerlens._door import checked, texts_or_pairs
-from steerlens._labels import Vectors, labelled
 from steerlens._results import Result, Stored
 from steerlens.errors import MeasureError
 from steerlens.measures.activations import Material, residuals
@@ -20,7 +19,8 @@ from steerlens.measures.logit_lens import visible_direction
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.text.pieces import pieces
-from steerlens.vector import check_fits
+from steerlens.vectors.labels import Vectors, labelled
+from steerlens.vectors.vector import check_fits
 
 
 @dataclass(frozen=True, eq=False)

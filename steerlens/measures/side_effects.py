@@ -19,7 +19,6 @@ from transformer_lens import HookedTransformer
 from steerlens._arguments import shown
 from steerlens._checks import one_of
 from steerlens._door import KNOWN, checked
-from steerlens._labels import Vectors, labelled
 from steerlens._results import Result
 from steerlens._stats import mean_interval, paired_difference, rate_interval
 from steerlens.errors import MeasureError
@@ -33,7 +32,8 @@ from steerlens.pairs.questions import ChoiceQuestions
 from steerlens.resid import Positions
 from steerlens.text.ends import Stop
 from steerlens.text.templates import Template
-from steerlens.vector import SteeringVector, check_fits
+from steerlens.vectors.labels import Vectors, labelled
+from steerlens.vectors.vector import SteeringVector, check_fits
 
 Effect = Literal["kl", "answer_nats", "repetition", "tokens", "ended"]
 UNITS: dict[Effect, str] = {

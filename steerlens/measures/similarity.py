@@ -14,7 +14,7 @@ from steerlens._checks import checked, texts
 from steerlens._results import Result
 from steerlens._stats import cosine_limit, cosine_p_value
 from steerlens.errors import MeasureError
-from steerlens.vector import SteeringVector, check_same_space
+from steerlens.vectors.vector import SteeringVector, check_same_space
 
 Space = Literal["plain", "whitened"]
 Null = Literal["shuffled labels", "random (covariance)", "isotropic"]

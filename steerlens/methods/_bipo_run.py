@@ -31,7 +31,7 @@ from steerlens.models.identity import ModelIdentity, identify
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import free_below, make_vector
 from steerlens.text.encode import check_differ
-from steerlens.vector import SteeringVector
+from steerlens.vectors.vector import SteeringVector
 
 Method = Literal["bipo", "supervised"]
 

@@ -23,9 +23,9 @@ from steerlens.methods._bipo_run import BipoSettings, TrainingData, run_together
 from steerlens.methods._descent import OPTIONS, DescentSettings, Schedule, check_trainable
 from steerlens.methods._order import Order, Sign
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.shapes import DVector, check_vector
 from steerlens.text.encode import check_differ
-from steerlens.vector import SteeringVector
+from steerlens.vectors.shapes import DVector, check_vector
+from steerlens.vectors.vector import SteeringVector
 
 
 @checked(TrainingError, "sign", v=tensor, beta=number(above=0))

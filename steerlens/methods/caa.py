@@ -21,9 +21,9 @@ from steerlens.methods.prompt_difference import prompt_activations
 from steerlens.pairs.lettered import without_letters
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import make_vector
-from steerlens.shapes import in_float64
 from steerlens.text.encode import Encoder, check_differ
-from steerlens.vector import SteeringVector, check_same_space
+from steerlens.vectors.shapes import in_float64
+from steerlens.vectors.vector import SteeringVector, check_same_space
 
 ReadPosition = Literal["mean", "last", "answer", "prompt"]
 

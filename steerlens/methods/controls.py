@@ -25,7 +25,7 @@ from steerlens.errors import PairsError, VectorError
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import make_vector
-from steerlens.vector import SteeringVector, check_fits
+from steerlens.vectors.vector import SteeringVector, check_fits
 
 
 @checked(VectorError, n=whole())

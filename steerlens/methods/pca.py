@@ -16,7 +16,7 @@ from steerlens.errors import PairsError, VectorError
 from steerlens.methods.caa import ReadPosition, caa_differences
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import make_vector
-from steerlens.vector import SteeringVector
+from steerlens.vectors.vector import SteeringVector
 
 Centring = Literal["none", "mean"]
 

@@ -20,11 +20,11 @@ from steerlens._hooked_route import last_token_resid
 from steerlens.errors import PairsError
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.resid import make_vector
-from steerlens.shapes import in_float64
 from steerlens.text.encode import Encoder
 from steerlens.text.rows import listed
 from steerlens.text.templates import Template
-from steerlens.vector import SteeringVector
+from steerlens.vectors.shapes import in_float64
+from steerlens.vectors.vector import SteeringVector
 
 Prompts = Sequence[str] | PreferencePairs
 

@@ -15,7 +15,7 @@ from steerlens.errors import TrainingError
 from steerlens.methods._bipo_run import BipoSettings, TrainingData, run_together
 from steerlens.methods._descent import OPTIONS, DescentSettings, Schedule
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.vector import SteeringVector
+from steerlens.vectors.vector import SteeringVector
 
 
 @checked(TrainingError, *OPTIONS, checkpoint=path)

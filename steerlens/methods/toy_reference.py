@@ -11,7 +11,7 @@ from steerlens.errors import ModelError, PairsError
 from steerlens.methods.prompt_difference import extract_difference_in_means
 from steerlens.toy import BEHAVIOURS, MODELS
 from steerlens.toy.sets import up_to_user, vocabulary
-from steerlens.vector import SteeringVector
+from steerlens.vectors.vector import SteeringVector
 
 
 @checked(PairsError, behaviour=text, second=flag)

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from steerlens._files import LARGEST_WIDTH
 from steerlens.errors import VectorError
-from steerlens.shapes import LARGEST
 
 _ENTRIES = 1000
 _PICKLE = 100_000  # bytes; that of one tensor has about 200
@@ -139,7 +139,7 @@ def _taken(view: _View, stored: bytes) -> Tensor:
     for n in view.size:
         count *= n
     last = view.offset + sum((n - 1) * step for n, step in zip(view.size, view.stride, strict=True))
-    if count > LARGEST or (count and last >= numel):
+    if count > LARGEST_WIDTH or (count and last >= numel):
         raise VectorError(f"it holds a tensor of shape {str(view.size)[:60]} in {numel} numbers; expected one vector")
     if not count:
         return torch.zeros(view.size, dtype=dtype)

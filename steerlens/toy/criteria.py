@@ -1,5 +1,6 @@
 """What a toy model must do before any steering method sees it: sampled answers, scored by rule, with exact intervals."""
 
+import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -7,7 +8,7 @@ from typing import Any, get_args
 
 import torch
 from scipy import stats
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steerlens.toy.sets import Form, cipher, forbidden_requests, harmless_requests, questions, quiz, score
 from steerlens.toy.words import BEHAVIOURS, SUFFIXES, SYSTEM_PHRASES
@@ -72,10 +73,12 @@ def answers(
 
 
 def _continued(model: Any, tokens: torch.Tensor, generator: torch.Generator | None, eos: int) -> list[list[int]]:
-    cache, new = None, []
+    # transformers 5.24 calls it `cache`, and `past_key_values` goes with 5.40.
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    cache, new = DynamicCache(), []
     for _ in range(_MAX_NEW):
-        out = model(tokens, past_key_values=cache, use_cache=True)
-        logits, cache = out.logits[:, -1], out.past_key_values
+        out = model(tokens, **{name: cache}, use_cache=True)
+        logits = out.logits[:, -1]
         if generator is None:
             tokens = logits.argmax(-1, keepdim=True)
         else:

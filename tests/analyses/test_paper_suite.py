@@ -17,7 +17,7 @@ import steerlens as sl
 from analyses import composition, geometry, index, layer_sweep, paper, study, tokens, transfer
 from analyses.contenders import make
 from analyses.study import StudyConfig, from_command_line, main
-from steerlens._origin import library_versions
+from steerlens.vectors.origin import library_versions
 
 QUICK = {"lr": 0.002, "steps": 4, "layer": 1}
 

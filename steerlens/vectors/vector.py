@@ -26,10 +26,10 @@ from steerlens._arguments import (
     refusal,
     shown,
 )
-from steerlens._origin import library_versions, pass_on
 from steerlens.errors import VectorError
 from steerlens.models.identity import ModelIdentity
-from steerlens.shapes import DVector, check_vector
+from steerlens.vectors.origin import library_versions, pass_on
+from steerlens.vectors.shapes import DVector, check_vector
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +250,7 @@ class SteeringVector:
             VectorError: another file ending, no such folder, a full or read-only disk, or a .gguf for layer 0, which that
                 format can't hold.
         """
-        from steerlens._vector_files import save_vector
+        from steerlens.vectors.files import save_vector
 
         return save_vector(self, path)
 

@@ -9,14 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens._files import LARGEST_WIDTH
 from steerlens.errors import VectorError
 
 DVector = Float[Tensor, " d_model"]
 Resid = Float[Tensor, "batch pos d_model"]
 Tokens = Int[Tensor, "batch pos"]
 
-LARGEST = 2**20
-"""numbers in a vector; the widest models have about 2^14"""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -40,8 +39,8 @@ def check_vector(tensor: object, *, d_model: int | None = None, what: str = "the
         )
     if tensor.dtype not in FLOATS:
         raise VectorError(f"{what} has dtype {tensor.dtype}; expected a floating-point tensor: call .float() on it")
-    if tensor.numel() > LARGEST:
-        raise VectorError(f"{what} has {tensor.numel():,} numbers; expected d_model of them, at most {LARGEST:,}")
+    if tensor.numel() > LARGEST_WIDTH:
+        raise VectorError(f"{what} has {tensor.numel():,} numbers; expected d_model of them, at most {LARGEST_WIDTH:,}")
     if d_model is not None and tensor.numel() != d_model:
         raise VectorError(f"{what} has {tensor.numel()} numbers; expected d_model = {d_model}")
     bad = int((~torch.isfinite(tensor)).sum())

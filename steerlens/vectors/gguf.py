@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steerlens._files import check_size
+from steerlens._files import LARGEST_WIDTH, check_size
 from steerlens.errors import VectorError
-from steerlens.shapes import LARGEST
 
 _HEADER = 32_000_000  # bytes that are looked at for metadata; a model's vocabulary takes about 10 million
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -52,7 +51,7 @@ class ControlVectors:
         """
         shape, kind, at = self.layers[layer]
         count = int(np.prod(shape, dtype=object)) if shape else 1
-        if count > LARGEST:
+        if count > LARGEST_WIDTH:
             raise VectorError(f"{self.path.name} claims a tensor of shape {shape}; expected one vector")
         if kind in _INTEGERS:
             raise VectorError(f"{self.path.name} holds {_INTEGERS[kind]} numbers; expected floats")

@@ -14,16 +14,16 @@ from safetensors.torch import save
 
 from steerlens._arguments import checked_path
 from steerlens._checks import checked, whole
-from steerlens._fields import check_fields
 from steerlens._files import check_size, parse_json, read_bytes, whole_file
-from steerlens._gguf_files import control_vector, read_control_vectors
 from steerlens.errors import VectorError
 from steerlens.models.identity import ModelIdentity
 from steerlens.models.torch_files import read_tensor
-from steerlens.vector import SteeringVector
+from steerlens.vectors.fields import check_fields
+from steerlens.vectors.gguf import control_vector, read_control_vectors
+from steerlens.vectors.vector import SteeringVector
 
 log = logging.getLogger(__name__)
-FORMAT = "steerlens.vector/1"
+FORMAT = "steerlens.vectors.vector/1"
 ENDINGS = (".safetensors", ".pt", ".gguf")
 LARGEST = 256_000_000
 """bytes of a vector's file"""

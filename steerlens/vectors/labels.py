@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from steerlens._names import with_seed
 from steerlens.errors import VectorError
-from steerlens.vector import SteeringVector, check_is_vector, check_same_space
+from steerlens.vectors.names import with_seed
+from steerlens.vectors.vector import SteeringVector, check_is_vector, check_same_space
 
 Vectors = SteeringVector | Sequence[SteeringVector] | Mapping[str, SteeringVector]
 CONTROLS = ("random", "shuffled labels")
