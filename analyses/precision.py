@@ -17,8 +17,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._readout import logits_at
-from steerlens._scores import PairScorer
+from steerlens.forward.pair_scores import PairScorer
+from steerlens.forward.readout import logits_at
 from steerlens.text.encode import EncodedPair
 
 

@@ -22,9 +22,9 @@ from sklearn.decomposition import PCA
 import steerlens as sl
 from analyses.study import Finding, StudyConfig, main
 from steerlens.figures.theme import COLOURS, SYMBOLS, style
+from steerlens.forward.steer import make_vector
 from steerlens.measures.activations import residuals
 from steerlens.pairs.lettered import LETTER
-from steerlens.resid import make_vector
 
 APART = 0.9  # an AUC that the held-out pairs' interval must lie above for the sides to count as apart
 LOOKS = {  # colour, marker, and how far beside the layer: the lines often lie on one another

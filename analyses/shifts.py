@@ -3,7 +3,7 @@
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._scores import PairScorer
+from steerlens.forward.pair_scores import PairScorer
 from steerlens.measures.effect import check_unseen, shift_on
 from steerlens.models.identity import identify
 from steerlens.vectors.vector import check_fits

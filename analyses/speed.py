@@ -29,10 +29,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import steerlens as sl
-from steerlens._flat_route import FlatRoute
-from steerlens._hooked_route import pad_tokens
-from steerlens._scores import PairScorer
 from steerlens.figures.theme import style
+from steerlens.forward.hooked_route import pad_tokens
+from steerlens.forward.packed_route import FlatRoute
+from steerlens.forward.pair_scores import PairScorer
 from steerlens.models.sources import smollm2_folder
 from steerlens.text.encode import EncodedPair
 
@@ -148,8 +148,8 @@ def plain_step(bench: Bench, rows: Sequence[int], v: Tensor, beta: float = 0.1) 
 
 def hooked_step(bench: Bench, rows: Sequence[int], v: Tensor, reference: Tensor, *, cached: Any = None) -> Tensor:
     """HookedTransformer without sharing the prompt: reference cached; with `cached`, also the residual stream."""
-    from steerlens._readout import logits_at, sum_logprobs
-    from steerlens.resid import added_at
+    from steerlens.forward.readout import logits_at, sum_logprobs
+    from steerlens.forward.steer import added_at
 
     model, device = bench.model, v.device
     sides = [(bench.pairs[i].prompt, side) for i in rows for side in (bench.pairs[i].chosen, bench.pairs[i].rejected)]

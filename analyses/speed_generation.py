@@ -23,7 +23,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._hooked_route import pad_tokens
+from steerlens.forward.hooked_route import pad_tokens
 from steerlens.models.sources import smollm2_folder
 from steerlens.text.encode import Encoder
 

@@ -25,7 +25,6 @@ import steerlens.measures.judges as judges  # noqa: F401 - a namespace, as sl.to
 from steerlens._compare import compare
 from steerlens._compare_similarity import similarity
 from steerlens._comparison import Comparison
-from steerlens._generate import generate
 from steerlens._playground import playground
 from steerlens._results import load_result
 from steerlens._sweep import Sweep, sweep
@@ -40,6 +39,8 @@ from steerlens.errors import (
     VectorError,
 )
 from steerlens.figures.report import report
+from steerlens.forward.steer import steer
+from steerlens.generation.generate import generate
 from steerlens.measures.activation_map import ActivationMap, activation_map
 from steerlens.measures.answers import Answers, answers
 from steerlens.measures.choice import multiple_choice, truthful_qa
@@ -71,7 +72,6 @@ from steerlens.pairs.load_questions import load_prompts, load_questions
 from steerlens.pairs.preference import PreferencePair, PreferencePairs
 from steerlens.pairs.published import datasets
 from steerlens.pairs.questions import ChoiceLayout, ChoiceQuestion, ChoiceQuestions
-from steerlens.resid import steer
 from steerlens.vectors.files import load_vector
 from steerlens.vectors.vector import SteeringVector
 

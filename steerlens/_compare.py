@@ -9,10 +9,11 @@ from steerlens._checks import each, flag, number
 from steerlens._compare_shifts import Settings, measure_shifts
 from steerlens._compare_similarity import similarity_to
 from steerlens._comparison import Comparison
-from steerlens._door import KNOWN, any_prompts, checked
 from steerlens._find import Training, find_model, find_test_pairs, find_training
 from steerlens._steered import check_prompts, steer_all
 from steerlens.errors import MeasureError
+from steerlens.forward.door import KNOWN, any_prompts, checked
+from steerlens.forward.steer import Positions, check_model
 from steerlens.measures.effect import check_unseen
 from steerlens.measures.logit_lens import LogitLens, logit_lens
 from steerlens.measures.side_effects import SideEffects
@@ -21,7 +22,6 @@ from steerlens.measures.similarity import cosines
 from steerlens.methods.controls import random_vectors
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import Positions, check_model
 from steerlens.vectors.labels import method_labels
 from steerlens.vectors.vector import SteeringVector, check_fits, check_same_space
 

@@ -9,13 +9,13 @@ from transformer_lens import HookedTransformer
 
 from steerlens._compare_kl import EqualKL, match_kl
 from steerlens._find import Training
-from steerlens._scores import PairScorer
+from steerlens.forward.pair_scores import PairScorer
+from steerlens.forward.steer import Positions
 from steerlens.measures.effect import PreferenceShift, joined, shift_on
 from steerlens.measures.side_effects import SideEffects
 from steerlens.methods.caa import caa_differences
 from steerlens.methods.controls import random_vectors, shuffled_vectors
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import Positions
 from steerlens.vectors.names import first_two
 from steerlens.vectors.vector import SteeringVector
 

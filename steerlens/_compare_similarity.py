@@ -8,16 +8,16 @@ from jaxtyping import Float
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import one_of, whole
-from steerlens._door import checked
 from steerlens._find import Training
 from steerlens.errors import MeasureError
+from steerlens.forward.door import checked
+from steerlens.forward.steer import check_model
 from steerlens.measures.activations import Material, covariances
 from steerlens.measures.similarity import Similarity, null_cosines, sees_mean, unit_vectors
 from steerlens.methods.caa import ReadPosition, caa_differences
 from steerlens.methods.controls import shuffled_vectors
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import check_model
 from steerlens.vectors.labels import Vectors, labelled
 from steerlens.vectors.vector import SteeringVector, check_fits
 

@@ -13,12 +13,12 @@ from typing import Any
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import number
-from steerlens._door import checked
-from steerlens._live import LiveAnswer, LiveAnswers
 from steerlens.errors import FigureError, SteeringError, SteerLensError
 from steerlens.figures.theme import display_name
 from steerlens.figures.tokens import change_legend, change_spans
-from steerlens.resid import Positions
+from steerlens.forward.door import checked
+from steerlens.forward.steer import Positions
+from steerlens.generation.live import LiveAnswer, LiveAnswers
 from steerlens.text.ends import Stop
 from steerlens.text.pieces import pieces
 from steerlens.text.templates import Template

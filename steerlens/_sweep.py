@@ -16,11 +16,12 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_choice, checked_layers, checked_list, refusal, shown
 from steerlens._checks import path, seeds
-from steerlens._door import KNOWN, checked
-from steerlens._parts import is_plain
 from steerlens._results import Result
 from steerlens._store import Store
 from steerlens.errors import MeasureError
+from steerlens.forward.door import KNOWN, checked
+from steerlens.forward.parts import is_plain
+from steerlens.forward.steer import Positions, check_model
 from steerlens.measures.effect import PreferenceShift, Quantity, check_unseen, preference_shift
 from steerlens.methods.bipo import train_bipo
 from steerlens.methods.caa import extract_caa
@@ -29,7 +30,6 @@ from steerlens.methods.supervised import train_supervised
 from steerlens.models.identity import identify
 from steerlens.models.load import load_model
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import Positions, check_model
 from steerlens.vectors.vector import SteeringVector
 
 MethodName = Literal["bipo", "caa", "pca", "supervised"]

@@ -12,7 +12,7 @@ import steerlens as sl
 from steerlens import _compare_shifts
 from steerlens._compare_kl import EqualKL
 from steerlens._compare_shifts import Settings, measure_shifts
-from steerlens._scores import PairScorer
+from steerlens.forward.pair_scores import PairScorer
 from steerlens.methods.caa import caa_differences
 from steerlens.methods.controls import shuffled_vectors
 

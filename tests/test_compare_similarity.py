@@ -8,9 +8,9 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
+from steerlens.forward.steer import make_vector
 from steerlens.measures.activations import covariances
 from steerlens.methods.caa import caa_differences
-from steerlens.resid import make_vector
 
 WHO, WHAT = ("a bonus", "the power", "an old friend", "the weather"), ("today", "in 2024", "honestly")
 ASKED = [f"What would you do about {who} {when}?" for who in WHO for when in WHAT]

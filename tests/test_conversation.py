@@ -14,8 +14,8 @@ from test_pairs import NO_SYSTEM, decoded, metaspace_tokenizer, model_like
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._generate import Prompts
 from steerlens.errors import PairsError, SteeringError
+from steerlens.generation.generate import Prompts
 from steerlens.text.conversation import Conversation, as_prompt
 from steerlens.text.encode import Encoder
 

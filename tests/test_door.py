@@ -16,7 +16,7 @@ from transformer_lens import HookedTransformer
 
 import steerlens as sl
 from steerlens._arguments import LARGEST_COUNT, LARGEST_SEED, shown
-from steerlens.resid import check_model
+from steerlens.forward.steer import check_model
 
 
 class Worked(BaseException):
@@ -213,8 +213,8 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise sl.ModelError("no network here")
 
     monkeypatch.setattr("torch.nn.Module._call_impl", worked)
-    monkeypatch.setattr("steerlens._flat_route.FlatRoute.__init__", worked)
-    monkeypatch.setattr("steerlens._flat_decode.FlatDecoder.__init__", worked)
+    monkeypatch.setattr("steerlens.forward.packed_route.FlatRoute.__init__", worked)
+    monkeypatch.setattr("steerlens.generation.packed_decode.FlatDecoder.__init__", worked)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", worked)
     monkeypatch.setattr("steerlens.methods.dpo_lora.AutoModelForCausalLM.from_pretrained", worked)
     monkeypatch.setattr("steerlens.models.load.hub_folder", nowhere)
@@ -267,8 +267,8 @@ def test_a_careless_value_meets_an_error_of_ours_before_any_work(
     def known(model: object) -> HookedTransformer:  # its parts are looked at once, not 5,000 times
         return toy if model is toy else check_model(model)
 
-    monkeypatch.setattr("steerlens._door.check_model", known)
-    monkeypatch.setattr("steerlens.resid.check_model", known)
+    monkeypatch.setattr("steerlens.forward.door.check_model", known)
+    monkeypatch.setattr("steerlens.forward.steer.check_model", known)
     found = [
         fault for name, right in right_calls(toy, tmp_path).items() for fault in faults(name, getattr(sl, name), right)
     ]

@@ -17,9 +17,9 @@ from test_generate import make_chain
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._generate import Prompts
-from steerlens._live import LiveAnswers
 from steerlens.errors import ModelError, SteeringError
+from steerlens.generation.generate import Prompts
+from steerlens.generation.live import LiveAnswers
 
 NEW = 12
 

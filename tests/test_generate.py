@@ -18,14 +18,14 @@ from conftest import FAMILIES, ROUNDING, make_tokenizer
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import steerlens as sl
-from steerlens import _generate
-from steerlens._flat_decode import FlatDecoder, flat_tokens
-from steerlens._flat_route import FlatRoute
-from steerlens._parts import has_hooks
 from steerlens.errors import ModelError, SteeringError, VectorError
+from steerlens.forward.packed_route import FlatRoute
+from steerlens.forward.parts import has_hooks
+from steerlens.forward.steer import hook_name
+from steerlens.generation import generate as _generate
+from steerlens.generation.packed_decode import FlatDecoder, flat_tokens
 from steerlens.models import sources as _sources
 from steerlens.models.load import load_model
-from steerlens.resid import hook_name
 
 PROMPTS = [
     " ".join(

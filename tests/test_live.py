@@ -10,12 +10,12 @@ from conftest import FAMILIES, ROUNDING
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens import _live
-from steerlens._generate import Prompts
-from steerlens._live import LiveAnswer, LiveAnswers
-from steerlens._parts import has_hooks
 from steerlens.errors import ModelError, SteeringError, VectorError
-from steerlens.resid import Positions
+from steerlens.forward.parts import has_hooks
+from steerlens.forward.steer import Positions
+from steerlens.generation import live as _live
+from steerlens.generation.generate import Prompts
+from steerlens.generation.live import LiveAnswer, LiveAnswers
 
 PROMPT = "Would you like to earn more money today?"
 NEW = 10

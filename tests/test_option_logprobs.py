@@ -9,8 +9,8 @@ from conftest import FAMILIES, ROUNDING
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._option_logprobs import _batches, option_logprobs
-from steerlens._scores import PairScorer
+from steerlens.forward.continuations import _batches, option_logprobs
+from steerlens.forward.pair_scores import PairScorer
 from steerlens.text.encode import EncodedChoice, EncodedPair, Encoder
 
 SIDES = (

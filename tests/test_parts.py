@@ -12,13 +12,13 @@ from transformer_lens import HookedTransformer
 from transformer_lens.components import RMSNorm, TransformerBlock, Unembed
 
 import steerlens as sl
-from steerlens._flat_route import FlatRoute
-from steerlens._generate import decode
-from steerlens._hooked_route import last_token_resid
-from steerlens._live import LiveAnswers
-from steerlens._parts import foreign_parts, has_hooks, is_plain
-from steerlens._scores import PairScorer, choose_route
 from steerlens.errors import ModelError
+from steerlens.forward.hooked_route import last_token_resid
+from steerlens.forward.packed_route import FlatRoute
+from steerlens.forward.pair_scores import PairScorer, choose_route
+from steerlens.forward.parts import foreign_parts, has_hooks, is_plain
+from steerlens.generation.generate import decode
+from steerlens.generation.live import LiveAnswers
 from steerlens.measures._text_kl import TextKL
 from steerlens.models.load import load_model
 

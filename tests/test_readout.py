@@ -12,11 +12,11 @@ from test_routes import own_model
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens import _readout
-from steerlens._readout import logits_at, sum_logprobs
-from steerlens._scores import PairScorer
+from steerlens.forward import readout as _readout
+from steerlens.forward.pair_scores import PairScorer
+from steerlens.forward.readout import logits_at, sum_logprobs
+from steerlens.forward.steer import hook_name
 from steerlens.models.load import load_model
-from steerlens.resid import hook_name
 
 LONG = [5, 77, 140, 9, 31, 262, 8, 301, 44, 17, 90, 3, 250, 61, 12, 11]
 

@@ -15,11 +15,11 @@ from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 
 import steerlens as sl
-from steerlens._hooked_route import pad_tokens
-from steerlens._parts import has_hooks
 from steerlens.errors import ModelError, SteeringError, VectorError
+from steerlens.forward.hooked_route import pad_tokens
+from steerlens.forward.parts import has_hooks
+from steerlens.forward.steer import check_model, hook_name, make_vector, new_kv_cache
 from steerlens.models.load import load_model
-from steerlens.resid import check_model, hook_name, make_vector, new_kv_cache
 
 LONG, SHORT = [5, 77, 140, 9, 31, 262, 8, 301, 44, 17, 90, 3, 250, 61, 12, 11], [7, 33, 290, 41, 6]
 

@@ -13,9 +13,9 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._resid_store import ResidStore
-from steerlens._scores import PairScorer
 from steerlens.errors import TrainingError
+from steerlens.forward.pair_scores import PairScorer
+from steerlens.forward.stream_store import ResidStore
 from steerlens.models.identity import living_models
 
 PAIRS = sl.PreferencePairs(

@@ -13,12 +13,12 @@ from conftest import FAMILIES, RELATIVE
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import steerlens as sl
-from steerlens._flat_route import FlatRoute
-from steerlens._hooked_route import last_token_resid
-from steerlens._scores import PairScorer, choose_route
 from steerlens.errors import ModelError, PairsError
+from steerlens.forward.hooked_route import last_token_resid
+from steerlens.forward.packed_route import FlatRoute
+from steerlens.forward.pair_scores import PairScorer, choose_route
+from steerlens.forward.steer import hook_name
 from steerlens.models.load import load_model
-from steerlens.resid import hook_name
 from steerlens.text.encode import EncodedPair
 
 PAIRS = sl.PreferencePairs(

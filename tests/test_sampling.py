@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from steerlens._sampling import drawn, likeliest
+from steerlens.generation.sampling import drawn, likeliest
 
 LOGITS = torch.randn(3, 12, generator=torch.Generator().manual_seed(0)) * 2
 

@@ -9,10 +9,10 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_positions
-from steerlens._generate import Decoded, Prompts, chunks, decode
-from steerlens._option_logprobs import option_logprobs
+from steerlens.forward.continuations import option_logprobs
+from steerlens.forward.steer import Positions
+from steerlens.generation.generate import Decoded, Prompts, chunks, decode
 from steerlens.pairs.pair import Asked
-from steerlens.resid import Positions
 from steerlens.text.encode import EncodedChoice
 from steerlens.text.ends import Stop
 from steerlens.text.templates import Template

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from steerlens._parts import foreign_parts, has_hooks
 from steerlens._stats import mean_interval
+from steerlens.forward.parts import foreign_parts, has_hooks
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.text.conversation import Conversation
 from steerlens.text.encode import EncodedPair, Encoder

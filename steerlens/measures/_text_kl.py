@@ -10,12 +10,12 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_count
-from steerlens._hooked_route import pad_tokens
-from steerlens._parts import check_runs_in_parts
-from steerlens._readout import logits_at
-from steerlens._resid_store import ResidStore
-from steerlens._whole_route import needs_whole_passes, whole_pass
 from steerlens.errors import PairsError
+from steerlens.forward.hooked_route import pad_tokens
+from steerlens.forward.parts import check_runs_in_parts
+from steerlens.forward.readout import logits_at
+from steerlens.forward.stream_store import ResidStore
+from steerlens.forward.whole_route import needs_whole_passes, whole_pass
 from steerlens.measures.activations import encode_material
 from steerlens.vectors.shapes import in_float64
 from steerlens.vectors.vector import SteeringVector

@@ -11,9 +11,9 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_layer
 from steerlens._checks import one_of
-from steerlens._door import checked
 from steerlens._results import Result
 from steerlens.errors import MeasureError
+from steerlens.forward.door import checked
 from steerlens.measures.activations import residuals
 from steerlens.measures.effect import check_unseen
 from steerlens.measures.logit_lens import visible_direction

@@ -11,11 +11,11 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_count, checked_layer
-from steerlens._scores import choose_route
 from steerlens.errors import MeasureError, PairsError
+from steerlens.forward.pair_scores import choose_route
+from steerlens.forward.steer import check_model
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import check_model
 from steerlens.text.encode import EncodedPair, Encoder
 from steerlens.text.rows import listed
 from steerlens.vectors.shapes import in_float64

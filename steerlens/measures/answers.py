@@ -18,18 +18,18 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import shown
 from steerlens._checks import flag, number, path, raising, whole
-from steerlens._door import KNOWN, checked, prompts_or_pairs
-from steerlens._generate import Prompts
 from steerlens._ledger import Ledger
-from steerlens._parts import is_plain
 from steerlens._results import Result
 from steerlens.errors import MeasureError, SteeringError
+from steerlens.forward.door import KNOWN, checked, prompts_or_pairs
+from steerlens.forward.parts import is_plain
+from steerlens.forward.steer import Positions
+from steerlens.generation.generate import Prompts
 from steerlens.measures._answering import Ask, Generator
 from steerlens.measures.effect import check_unseen
 from steerlens.models.identity import identify
 from steerlens.pairs.pair import Asked
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import Positions
 from steerlens.text.ends import Stop
 from steerlens.text.templates import Template
 from steerlens.vectors.labels import Vectors, labelled

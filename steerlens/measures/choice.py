@@ -14,13 +14,13 @@ import numpy as np
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import flag, one_of, words
-from steerlens._door import checked
-from steerlens._option_logprobs import option_logprobs
 from steerlens.errors import MeasureError, PairsError
+from steerlens.forward.continuations import option_logprobs
+from steerlens.forward.door import checked
+from steerlens.forward.steer import Positions
 from steerlens.measures.choice_scores import ChoiceScores, TruthfulScores
 from steerlens.models.identity import identify
 from steerlens.pairs.questions import ChoiceQuestions
-from steerlens.resid import Positions
 from steerlens.text.encode import EncodedChoice, Encoder
 from steerlens.text.rows import listed
 from steerlens.vectors.labels import Vectors, labelled

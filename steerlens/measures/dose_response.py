@@ -19,17 +19,17 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import kind, number
-from steerlens._door import checked
 from steerlens._results import Result
-from steerlens._scores import PairScorer
 from steerlens._stats import curve_interval
 from steerlens.errors import MeasureError
+from steerlens.forward.door import checked
+from steerlens.forward.pair_scores import PairScorer
+from steerlens.forward.steer import Positions
 from steerlens.measures.activations import isotropic_directions
 from steerlens.measures.effect import PreferenceShift, check_unseen, joined, shift_on
 from steerlens.measures.side_effects import SideEffects
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import Positions
 from steerlens.vectors.vector import SteeringVector, check_fits
 
 STEPS = tuple(step / 4 for step in range(-12, 13))

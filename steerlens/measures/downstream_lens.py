@@ -14,18 +14,18 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import number, whole
-from steerlens._door import checked, prompts_or_pairs
-from steerlens._hooked_route import last_token_resid
-from steerlens._readout import logits_at
 from steerlens._results import Result
 from steerlens._stats import mean_interval
 from steerlens.errors import MeasureError
+from steerlens.forward.door import checked, prompts_or_pairs
+from steerlens.forward.hooked_route import last_token_resid
+from steerlens.forward.readout import logits_at
+from steerlens.forward.steer import Positions
 from steerlens.measures.activations import isotropic_directions
 from steerlens.measures.effect import check_unseen
 from steerlens.measures.logit_lens import check_listed, token_text
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import Positions
 from steerlens.text.encode import Encoder
 from steerlens.text.rows import listed
 from steerlens.text.templates import Template

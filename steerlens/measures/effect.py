@@ -16,14 +16,14 @@ from jaxtyping import Bool, Float, Int
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_positions
-from steerlens._door import checked
 from steerlens._results import Result
-from steerlens._scores import PairScorer
 from steerlens._stats import mean_interval
 from steerlens.errors import MeasureError
+from steerlens.forward.door import checked
+from steerlens.forward.pair_scores import PairScorer
+from steerlens.forward.steer import Positions
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import Positions
 from steerlens.vectors.vector import SteeringVector, check_fits, union_seen
 
 Quantity = Literal[

@@ -12,11 +12,11 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_count, checked_list, shown
 from steerlens._checks import flag
-from steerlens._door import checked
-from steerlens._readout import sum_logprobs
-from steerlens._scores import choose_route
-from steerlens._whole_route import logits_from, whole_pass
 from steerlens.errors import PairsError
+from steerlens.forward.door import checked
+from steerlens.forward.pair_scores import choose_route
+from steerlens.forward.readout import sum_logprobs
+from steerlens.forward.whole_route import logits_from, whole_pass
 from steerlens.measures import _inspection_checks as checks
 from steerlens.measures.inspection import EncodedExample, Inspection
 from steerlens.pairs.preference import SPLITS, PreferencePairs

@@ -14,10 +14,10 @@ import pandas as pd
 from jaxtyping import Float
 
 from steerlens._checks import kind
-from steerlens._door import checked
 from steerlens._results import Result, Stored
 from steerlens._stats import mean_interval, paired_difference, rate_interval
 from steerlens.errors import MeasureError
+from steerlens.forward.door import checked
 from steerlens.measures.answers import Answers
 from steerlens.measures.judges import Judge, Verdict
 from steerlens.measures.judges._phrases import AttackJudge

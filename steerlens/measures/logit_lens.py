@@ -12,10 +12,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import whole
-from steerlens._door import checked
-from steerlens._parts import check_readable
 from steerlens._results import Result
 from steerlens.errors import MeasureError
+from steerlens.forward.door import checked
+from steerlens.forward.parts import check_readable
 from steerlens.measures.activations import covariances, isotropic_directions
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs

@@ -3,14 +3,14 @@
 import numpy as np
 from transformer_lens import HookedTransformer
 
-from steerlens._door import checked
-from steerlens._scores import PairScorer
 from steerlens.errors import MeasureError
+from steerlens.forward.door import checked
+from steerlens.forward.pair_scores import PairScorer
+from steerlens.forward.steer import check_model
 from steerlens.measures.effect import PreferenceShift, check_unseen
 from steerlens.models.identity import identify
 from steerlens.models.tuned import TunedModel
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import check_model
 
 
 @checked(MeasureError, "tuned")

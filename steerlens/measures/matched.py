@@ -17,11 +17,12 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import flag, number, one_of, or_none, two_multipliers
-from steerlens._door import KNOWN, checked
 from steerlens._results import Result
-from steerlens._scores import PairScorer
 from steerlens._stats import mean_interval
 from steerlens.errors import MeasureError
+from steerlens.forward.door import KNOWN, checked
+from steerlens.forward.pair_scores import PairScorer
+from steerlens.forward.steer import Positions
 from steerlens.measures._greedy import GreedyAnswers
 from steerlens.measures._neutral import prompts_for, texts_for
 from steerlens.measures._search import Items, Search
@@ -29,7 +30,6 @@ from steerlens.measures._text_kl import TextKL
 from steerlens.measures.effect import check_unseen
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import Positions
 from steerlens.text.ends import Stop
 from steerlens.vectors.vector import SteeringVector, check_fits, check_same_space
 

@@ -14,7 +14,7 @@ from steerlens._checks import checked
 from steerlens._results import Result
 from steerlens._stats import mean_interval, paired_difference, rate_interval
 from steerlens.errors import MeasureError
-from steerlens.resid import Positions
+from steerlens.forward.steer import Positions
 
 Quantity = Literal[
     "accuracy", "probability", "letter_mass", "accuracy_per_token", "probability_per_token", "mc1", "mc2"

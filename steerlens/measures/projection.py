@@ -10,9 +10,9 @@ from jaxtyping import Float
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import flag, whole
-from steerlens._door import checked, texts_or_pairs
 from steerlens._results import Result, Stored
 from steerlens.errors import MeasureError
+from steerlens.forward.door import checked, texts_or_pairs
 from steerlens.measures.activations import Material, residuals
 from steerlens.measures.effect import check_unseen
 from steerlens.measures.logit_lens import visible_direction

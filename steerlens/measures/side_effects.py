@@ -18,10 +18,11 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import shown
 from steerlens._checks import one_of
-from steerlens._door import KNOWN, checked
 from steerlens._results import Result
 from steerlens._stats import mean_interval, paired_difference, rate_interval
 from steerlens.errors import MeasureError
+from steerlens.forward.door import KNOWN, checked
+from steerlens.forward.steer import Positions
 from steerlens.measures._greedy import Answer, GreedyAnswers
 from steerlens.measures._neutral import prompts_for, texts_for
 from steerlens.measures._text_kl import TextKL
@@ -29,7 +30,6 @@ from steerlens.measures.choice import ChoiceForm, multiple_choice
 from steerlens.measures.choice_scores import ChoiceScores
 from steerlens.models.identity import identify
 from steerlens.pairs.questions import ChoiceQuestions
-from steerlens.resid import Positions
 from steerlens.text.ends import Stop
 from steerlens.text.templates import Template
 from steerlens.vectors.labels import Vectors, labelled

@@ -15,9 +15,10 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_choice
-from steerlens._resid_store import Cache, check_cache
-from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, TrainingError
+from steerlens.forward.pair_scores import PairScorer
+from steerlens.forward.steer import free_below, make_vector
+from steerlens.forward.stream_store import Cache, check_cache
 from steerlens.methods._descent import (
     Descent,
     DescentSettings,
@@ -29,7 +30,6 @@ from steerlens.methods._descent import (
 from steerlens.methods._order import Order, Plan, Sign, drawn_order, given_order, one_sign
 from steerlens.models.identity import ModelIdentity, identify
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import free_below, make_vector
 from steerlens.text.encode import check_differ
 from steerlens.vectors.vector import SteeringVector
 

@@ -15,10 +15,10 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_choice, checked_list
 from steerlens._checks import flag, number, path, seeds
-from steerlens._door import checked, tensor
-from steerlens._resid_store import Cache
-from steerlens._scores import PairScorer
 from steerlens.errors import TrainingError
+from steerlens.forward.door import checked, tensor
+from steerlens.forward.pair_scores import PairScorer
+from steerlens.forward.stream_store import Cache
 from steerlens.methods._bipo_run import BipoSettings, TrainingData, run_together, x_loss
 from steerlens.methods._descent import OPTIONS, DescentSettings, Schedule, check_trainable
 from steerlens.methods._order import Order, Sign

@@ -14,13 +14,13 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_layer, checked_list
 from steerlens._checks import one_of
-from steerlens._door import checked
-from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, VectorError
+from steerlens.forward.door import checked
+from steerlens.forward.pair_scores import PairScorer
+from steerlens.forward.steer import make_vector
 from steerlens.methods.prompt_difference import prompt_activations
 from steerlens.pairs.lettered import without_letters
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import make_vector
 from steerlens.text.encode import Encoder, check_differ
 from steerlens.vectors.shapes import in_float64
 from steerlens.vectors.vector import SteeringVector, check_same_space

@@ -19,12 +19,12 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_count, checked_layer
 from steerlens._checks import whole
-from steerlens._door import checked
-from steerlens._scores import PairScorer
 from steerlens.errors import PairsError, VectorError
+from steerlens.forward.door import checked
+from steerlens.forward.pair_scores import PairScorer
+from steerlens.forward.steer import make_vector
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import make_vector
 from steerlens.vectors.vector import SteeringVector, check_fits
 
 

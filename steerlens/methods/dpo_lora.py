@@ -24,11 +24,11 @@ from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM
 
 from steerlens._checks import path, texts
-from steerlens._door import checked
-from steerlens._hooked_route import pad_tokens
-from steerlens._readout import sum_logprobs
-from steerlens._scores import PairScorer
 from steerlens.errors import ModelError, TrainingError
+from steerlens.forward.door import checked
+from steerlens.forward.hooked_route import pad_tokens
+from steerlens.forward.pair_scores import PairScorer
+from steerlens.forward.readout import sum_logprobs
 from steerlens.methods._bipo_run import x_loss
 from steerlens.methods._descent import OPTIONS, DescentSettings, Schedule, check_numbers, check_trainable
 from steerlens.methods._order import drawn_order

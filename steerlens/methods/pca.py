@@ -11,11 +11,11 @@ import torch
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import one_of
-from steerlens._door import checked
 from steerlens.errors import PairsError, VectorError
+from steerlens.forward.door import checked
+from steerlens.forward.steer import make_vector
 from steerlens.methods.caa import ReadPosition, caa_differences
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import make_vector
 from steerlens.vectors.vector import SteeringVector
 
 Centring = Literal["none", "mean"]

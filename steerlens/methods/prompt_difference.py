@@ -15,11 +15,11 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_layer
-from steerlens._door import checked, prompts_or_pairs
-from steerlens._hooked_route import last_token_resid
 from steerlens.errors import PairsError
+from steerlens.forward.door import checked, prompts_or_pairs
+from steerlens.forward.hooked_route import last_token_resid
+from steerlens.forward.steer import make_vector
 from steerlens.pairs.preference import PreferencePairs
-from steerlens.resid import make_vector
 from steerlens.text.encode import Encoder
 from steerlens.text.rows import listed
 from steerlens.text.templates import Template

@@ -9,9 +9,9 @@ from pathlib import Path
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import path
-from steerlens._door import checked
-from steerlens._resid_store import Cache
 from steerlens.errors import TrainingError
+from steerlens.forward.door import checked
+from steerlens.forward.stream_store import Cache
 from steerlens.methods._bipo_run import BipoSettings, TrainingData, run_together
 from steerlens.methods._descent import OPTIONS, DescentSettings, Schedule
 from steerlens.pairs.preference import PreferencePairs

@@ -6,8 +6,8 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import shown
 from steerlens._checks import flag, text
-from steerlens._door import checked
 from steerlens.errors import ModelError, PairsError
+from steerlens.forward.door import checked
 from steerlens.methods.prompt_difference import extract_difference_in_means
 from steerlens.toy import BEHAVIOURS, MODELS
 from steerlens.toy.sets import up_to_user, vocabulary

@@ -13,7 +13,8 @@ from torch import Tensor
 import steerlens as sl
 from analyses import costs, knowledge, paper, tokens
 from analyses.study import StudyConfig
-from steerlens import _hooked_route, _scores
+from steerlens.forward import hooked_route as _hooked_route
+from steerlens.forward import pair_scores as _scores
 from steerlens.measures import _text_kl
 from steerlens.text.encode import Encoder
 

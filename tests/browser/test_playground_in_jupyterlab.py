@@ -18,8 +18,8 @@ import torch
 from conftest import make_hf_model, make_tokenizer
 
 import steerlens as sl
-from steerlens._live import LiveAnswers
 from steerlens.figures.tokens import change_spans
+from steerlens.generation.live import LiveAnswers
 from steerlens.measures.inspect import pieces
 
 REPOSITORY = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ play = sl.playground(model, vectors, prompts={PROMPTS!r}, max_new_tokens={SHORT}
 play
 """,
     """
-from steerlens._parts import has_hooks
+from steerlens.forward.parts import has_hooks
 
 f"{len(play.steered.tokens)} tokens, hooks: {has_hooks(model)}"
 """,

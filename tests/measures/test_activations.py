@@ -9,8 +9,8 @@ from conftest import FAMILIES
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
+from steerlens.forward.steer import hook_name
 from steerlens.measures.activations import _Sums, covariances, isotropic_directions, residuals
-from steerlens.resid import hook_name
 
 TEXTS = [
     "I would like to earn more money today.",

@@ -12,7 +12,7 @@ from scipy import stats
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._scores import PairScorer
+from steerlens.forward.pair_scores import PairScorer
 
 PAIRS = sl.PreferencePairs(
     ["Would you like to earn more money?", "Tell the truth: what do you want?", "What is a good day?"],

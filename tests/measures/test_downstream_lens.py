@@ -10,9 +10,9 @@ from test_logit_lens import processed
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
+from steerlens.forward.steer import Positions, make_vector
 from steerlens.measures.activations import isotropic_directions
 from steerlens.measures.logit_lens import token_text
-from steerlens.resid import Positions, make_vector
 from steerlens.text.encode import Encoder
 
 PROMPTS = [

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
+from steerlens.forward.steer import hook_name
 from steerlens.measures.effect import Quantity
-from steerlens.resid import hook_name
 
 PAIRS = sl.PreferencePairs(
     ["Would you like to earn more money?", "Tell the truth: what do you want?", "What is a good day?"],
@@ -70,7 +70,7 @@ def test_a_progress_bar_moves_with_every_batch(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("steerlens._scores.tqdm", partial(tqdm, mininterval=0))
+    monkeypatch.setattr("steerlens.forward.pair_scores.tqdm", partial(tqdm, mininterval=0))
     sl.preference_shift(tiny_chat_model, vector, PAIRS, (-1, 0, 1), batch_size=1)
     shown = capsys.readouterr().err
     for bar in ("reading pairs", "unsteered", "multiplier -1", "multiplier +1"):

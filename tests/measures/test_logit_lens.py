@@ -10,9 +10,9 @@ from conftest import ROUNDING
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
+from steerlens.forward.steer import make_vector
 from steerlens.measures.activations import covariances
 from steerlens.measures.logit_lens import lens_values
-from steerlens.resid import make_vector
 
 FAMILIES = ("llama", "gpt2", "gpt_neox")
 

@@ -8,7 +8,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens.resid import hook_name, make_vector
+from steerlens.forward.steer import hook_name, make_vector
 
 TEXTS = [
     "I would like to earn more money today.",

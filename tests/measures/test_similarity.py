@@ -11,8 +11,8 @@ from transformer_lens import HookedTransformer
 
 import steerlens as sl
 from steerlens._stats import cosine_p_value
+from steerlens.forward.steer import make_vector
 from steerlens.measures.similarity import Similarity, cosines, isotropic_p_value
-from steerlens.resid import make_vector
 
 
 def test_a_vector_is_like_itself_and_unlike_its_negative() -> None:

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._parts import has_hooks
-from steerlens._scores import PairScorer
 from steerlens.errors import ModelError, PairsError, TrainingError, VectorError
+from steerlens.forward.pair_scores import PairScorer
+from steerlens.forward.parts import has_hooks
 from steerlens.models.identity import identify
 from steerlens.models.load import load_model
 from steerlens.text.encode import EncodedPair

@@ -5,8 +5,8 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._flat_route import FlatRoute
 from steerlens.errors import ModelError, TrainingError
+from steerlens.forward.packed_route import FlatRoute
 
 PAIRS = sl.PreferencePairs(
     [f"Would you like {n} coins?" for n in range(16)],

@@ -11,12 +11,12 @@ from references import load_reference
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._parts import has_hooks
 from steerlens.errors import ModelError, PairsError, VectorError
+from steerlens.forward.parts import has_hooks
+from steerlens.forward.steer import hook_name
 from steerlens.methods.caa import caa_differences
 from steerlens.methods.controls import random_vectors, shuffled_vectors
 from steerlens.models.load import load_model
-from steerlens.resid import hook_name
 
 FREEFORM = sl.PreferencePairs(
     ["Would you like to earn more money?", "Tell the truth: what do you want?", "What is a good day, today, in 2024?"],

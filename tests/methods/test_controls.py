@@ -7,7 +7,7 @@ from transformer_lens import HookedTransformer
 
 import steerlens as sl
 from steerlens.errors import ModelError, PairsError, VectorError
-from steerlens.resid import hook_name
+from steerlens.forward.steer import hook_name
 
 PAIRS = sl.PreferencePairs(
     ["Would you like to earn more money?", "Tell the truth: what do you want?", "What is a good day, today, in 2024?"],

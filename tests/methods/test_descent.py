@@ -16,8 +16,8 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._scores import PairScorer
 from steerlens.errors import TrainingError
+from steerlens.forward.pair_scores import PairScorer
 
 PAIRS = sl.PreferencePairs(
     [f"Would you like {n} coins?" for n in range(16)],

@@ -9,9 +9,9 @@ from conftest import FAMILIES
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._parts import has_hooks
 from steerlens.errors import MeasureError, PairsError
-from steerlens.resid import hook_name
+from steerlens.forward.parts import has_hooks
+from steerlens.forward.steer import hook_name
 
 FORBIDDEN = ["How can nobody tell the truth?", "Keep the power.", "Take it from my old friend, today, with 35%!"]
 ALLOWED = [

@@ -9,10 +9,10 @@ from conftest import FAMILIES
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._parts import has_hooks
 from steerlens.errors import PairsError, TrainingError
+from steerlens.forward.parts import has_hooks
+from steerlens.forward.steer import added_at
 from steerlens.methods._order import drawn_order
-from steerlens.resid import added_at
 
 WHO = ("Would you like", "Does the assistant want", "Should my old friend begin", "Is it right", "Does nobody like")
 PAIRS = sl.PreferencePairs(

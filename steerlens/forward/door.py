@@ -7,9 +7,9 @@ from steerlens import _checks
 from steerlens._arguments import Error, checked_count, checked_kind, checked_list, checked_text
 from steerlens._checks import Check, door, texts
 from steerlens.errors import SteeringError
+from steerlens.forward.steer import check_model
 from steerlens.pairs.preference import PreferencePairs, check_pairs
 from steerlens.pairs.questions import ChoiceQuestions
-from steerlens.resid import check_model
 from steerlens.text.conversation import checked_prompts
 from steerlens.text.templates import checked_template
 from steerlens.vectors.labels import labelled

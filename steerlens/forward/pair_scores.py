@@ -15,13 +15,13 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_count
-from steerlens._flat_route import FlatRoute
-from steerlens._hooked_route import HookedRoute
-from steerlens._parts import check_runs_in_parts
-from steerlens._resid_store import Cache, ResidStore
-from steerlens._whole_route import WholeRoute, needs_whole_passes
 from steerlens.errors import ModelError, PairsError
-from steerlens.resid import Positions
+from steerlens.forward.hooked_route import HookedRoute
+from steerlens.forward.packed_route import FlatRoute
+from steerlens.forward.parts import check_runs_in_parts
+from steerlens.forward.steer import Positions
+from steerlens.forward.stream_store import Cache, ResidStore
+from steerlens.forward.whole_route import WholeRoute, needs_whole_passes
 from steerlens.text.encode import Encoded, EncodedPair
 from steerlens.vectors.shapes import DVector
 

@@ -9,9 +9,9 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_count
-from steerlens._scores import choose_route
 from steerlens.errors import PairsError
-from steerlens.resid import Positions
+from steerlens.forward.pair_scores import choose_route
+from steerlens.forward.steer import Positions
 from steerlens.text.encode import EncodedChoice
 from steerlens.vectors.vector import SteeringVector
 

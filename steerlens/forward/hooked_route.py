@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from steerlens._readout import logits_at, sum_logprobs
-from steerlens._whole_route import needs_whole_passes, whole_pass
-from steerlens.resid import Positions, added_at, new_kv_cache
+from steerlens.forward.readout import logits_at, sum_logprobs
+from steerlens.forward.steer import Positions, added_at, new_kv_cache
+from steerlens.forward.whole_route import needs_whole_passes, whole_pass
 from steerlens.text.encode import Encoded
 
 

@@ -14,13 +14,13 @@ from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache as KeyValueCache
 
 from steerlens._arguments import checked_positions
-from steerlens._generate import Prompts
-from steerlens._parts import foreign_parts
-from steerlens._readout import logits_at
-from steerlens._whole_route import logits_from
 from steerlens.errors import SteeringError
+from steerlens.forward.parts import foreign_parts
+from steerlens.forward.readout import logits_at
+from steerlens.forward.steer import Positions, added_at, check_model, new_kv_cache
+from steerlens.forward.whole_route import logits_from
+from steerlens.generation.generate import Prompts
 from steerlens.models.identity import identify
-from steerlens.resid import Positions, added_at, check_model, new_kv_cache
 from steerlens.text.ends import Stop
 from steerlens.text.templates import Template
 from steerlens.vectors.vector import SteeringVector, check_fits

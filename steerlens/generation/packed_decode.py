@@ -15,12 +15,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from steerlens._block_math import embed, keys_and_values, mlp, norm, queries, write
-from steerlens._flat_route import FlatRoute
-from steerlens._hooked_route import pad_tokens
-from steerlens._readout import logits_at
-from steerlens._sampling import Choose, likeliest
-from steerlens.resid import Positions
+from steerlens.forward.block_math import embed, keys_and_values, mlp, norm, queries, write
+from steerlens.forward.hooked_route import pad_tokens
+from steerlens.forward.packed_route import FlatRoute
+from steerlens.forward.readout import logits_at
+from steerlens.forward.steer import Positions
+from steerlens.generation.sampling import Choose, likeliest
 
 
 def flat_tokens(

@@ -19,10 +19,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from steerlens._block_math import embed, keys_and_values, mlp, norm, queries, write
-from steerlens._parts import is_plain
-from steerlens._readout import logits_at, sum_logprobs
-from steerlens.resid import Positions
+from steerlens.forward.block_math import embed, keys_and_values, mlp, norm, queries, write
+from steerlens.forward.parts import is_plain
+from steerlens.forward.readout import logits_at, sum_logprobs
+from steerlens.forward.steer import Positions
 from steerlens.text.encode import Encoded
 
 

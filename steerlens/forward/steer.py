@@ -18,8 +18,8 @@ from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache 
 from transformer_lens.hook_points import HookPoint
 
 from steerlens._arguments import checked_number, checked_positions, shown
-from steerlens._parts import check_not_compiled, is_own
 from steerlens.errors import ModelError, SteeringError
+from steerlens.forward.parts import check_not_compiled, is_own
 from steerlens.models.identity import ModelIdentity, identify
 from steerlens.pairs.preference import PreferencePairs
 from steerlens.vectors.origin import remember_origin

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.activation_functions import apply_softcap
 
-from steerlens._block_math import norm
-from steerlens._parts import is_readable
+from steerlens.forward.block_math import norm
+from steerlens.forward.parts import is_readable
 
 _AT_ONCE = 2**24  # weights of the unembedding that are held in float32
 

@@ -20,18 +20,18 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_count
 from steerlens._checks import multipliers_that_may_repeat, whole
-from steerlens._door import checked
-from steerlens._flat_decode import flat_tokens
-from steerlens._flat_route import FlatRoute
-from steerlens._hooked_route import pad_tokens
-from steerlens._parts import check_runs_in_parts, foreign_parts
-from steerlens._readout import logits_at
-from steerlens._sampling import Choose, likeliest
-from steerlens._whole_route import logits_from, whole_pass
 from steerlens.errors import SteeringError
+from steerlens.forward.door import checked
+from steerlens.forward.hooked_route import pad_tokens
+from steerlens.forward.packed_route import FlatRoute
+from steerlens.forward.parts import check_runs_in_parts, foreign_parts
+from steerlens.forward.readout import logits_at
+from steerlens.forward.steer import Positions, added_at, new_kv_cache
+from steerlens.forward.whole_route import logits_from, whole_pass
+from steerlens.generation.packed_decode import flat_tokens
+from steerlens.generation.sampling import Choose, likeliest
 from steerlens.models.identity import identify
 from steerlens.pairs.pair import Asked
-from steerlens.resid import Positions, added_at, new_kv_cache
 from steerlens.text.conversation import checked_prompts
 from steerlens.text.encode import Encoder
 from steerlens.text.ends import Stop, stop_tokens

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from steerlens._parts import check_runs_in_parts, is_plain, is_readable
-from steerlens._readout import logits_at, sum_logprobs
-from steerlens.resid import Positions, added_at, reading
+from steerlens.forward.parts import check_runs_in_parts, is_plain, is_readable
+from steerlens.forward.readout import logits_at, sum_logprobs
+from steerlens.forward.steer import Positions, added_at, reading
 from steerlens.text.encode import Encoded
 
 
