@@ -17,7 +17,7 @@ from plotly.subplots import make_subplots
 
 import steerlens as sl
 from analyses.study import Finding, StudyConfig, main, store_of, with_interval
-from steerlens._sweep import MethodName
+from steerlens.comparison.sweep import MethodName
 from steerlens.figures.theme import colour, display_name, style
 
 

@@ -21,8 +21,8 @@ from analyses.composition import digest
 from analyses.contenders import make
 from analyses.shifts import Shifts
 from analyses.study import Finding, StudyConfig, main, store_of, weights_of, with_interval
-from steerlens._store import Store
 from steerlens.figures.matrices import transfer_matrix
+from steerlens.results.cell_store import Store
 
 SIBLINGS = ("toy/vicuna-like", "toy/cipher-lora", "toy/seed-1")
 BASES = {"llama-2-7b-chat": "llama-2-7b", "mistral-7b-instruct": "mistral-7b"}

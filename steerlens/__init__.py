@@ -22,12 +22,10 @@ Five nouns:
 from importlib.metadata import PackageNotFoundError, version
 
 import steerlens.measures.judges as judges  # noqa: F401 - a namespace, as sl.toy is
-from steerlens._compare import compare
-from steerlens._compare_similarity import similarity
-from steerlens._comparison import Comparison
-from steerlens._playground import playground
-from steerlens._results import load_result
-from steerlens._sweep import Sweep, sweep
+from steerlens.comparison.compare import compare
+from steerlens.comparison.comparison import Comparison
+from steerlens.comparison.similarity import similarity
+from steerlens.comparison.sweep import Sweep, sweep
 from steerlens.errors import (
     FigureError,
     MeasureError,
@@ -72,8 +70,10 @@ from steerlens.pairs.load_questions import load_prompts, load_questions
 from steerlens.pairs.preference import PreferencePair, PreferencePairs
 from steerlens.pairs.published import datasets
 from steerlens.pairs.questions import ChoiceLayout, ChoiceQuestion, ChoiceQuestions
+from steerlens.results.result import load_result
 from steerlens.vectors.files import load_vector
 from steerlens.vectors.vector import SteeringVector
+from steerlens.widgets.playground import playground
 
 try:
     __version__ = version("steerlens")

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 import steerlens as sl
-from steerlens._compare_kl import EqualKL
-from steerlens._comparison import Comparison
-from steerlens._steered import SteeredTexts
+from steerlens.comparison.comparison import Comparison
+from steerlens.comparison.equal_kl import EqualKL
+from steerlens.comparison.steered import SteeredTexts
 from steerlens.measures.effect import PreferenceShift
 from steerlens.measures.logit_lens import LogitLens
 

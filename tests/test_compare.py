@@ -318,7 +318,7 @@ def test_nulls_and_side_effects_are_the_measures_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     few = partial(sl.side_effects, texts=neutral_texts()[:6], max_new_tokens=6)  # the measure has tests of its own
-    monkeypatch.setattr("steerlens._compare.measure_side_effects", few)
+    monkeypatch.setattr("steerlens.comparison.compare.measure_side_effects", few)
     found = sl.compare(*made, n_random=1, multipliers=(-1, 1), nulls=True, side_effects=True, progress=False)
     assert found.similarity is not None
     assert found.costs is not None

@@ -9,9 +9,9 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens import _compare_shifts
-from steerlens._compare_kl import EqualKL
-from steerlens._compare_shifts import Settings, measure_shifts
+from steerlens.comparison import shifts as _compare_shifts
+from steerlens.comparison.equal_kl import EqualKL
+from steerlens.comparison.shifts import Settings, measure_shifts
 from steerlens.forward.pair_scores import PairScorer
 from steerlens.methods.caa import caa_differences
 from steerlens.methods.controls import shuffled_vectors

@@ -11,10 +11,10 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._compare_kl import TOLERANCE, match_kl
-from steerlens._results import Result
+from steerlens.comparison.equal_kl import TOLERANCE, match_kl
 from steerlens.measures import _neutral
 from steerlens.measures._neutral import neutral_prompts, neutral_texts
+from steerlens.results.result import Result
 
 WHO = ("Would you", "Should a friend", "Can the assistant", "Does nobody")
 WHAT = ("earn more money", "keep the power", "tell the truth", "share the wealth", "help people")

@@ -218,7 +218,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", worked)
     monkeypatch.setattr("steerlens.methods.dpo_lora.AutoModelForCausalLM.from_pretrained", worked)
     monkeypatch.setattr("steerlens.models.load.hub_folder", nowhere)
-    monkeypatch.setattr("steerlens._compare._lens", worked)
+    monkeypatch.setattr("steerlens.comparison.compare._lens", worked)
 
 
 def outcome(call: Callable[..., Any], arguments: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens import _find
+from steerlens.comparison import find as _find
 from steerlens.pairs import load as _load_pairs
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import steerlens
 from steerlens import SteeringVector, SteerLensError, errors
-from steerlens._results import Result
 from steerlens.pairs import preference as pairs
 from steerlens.pairs import questions
+from steerlens.results.result import Result
 
 ROOT = Path(steerlens.__file__).parent
 LONGEST = 330  # lines of a file; style.md aims at 250
@@ -24,7 +24,7 @@ LONGEST = 330  # lines of a file; style.md aims at 250
 # Which modules stand on which floor of the house, and on which floors each may stand. `steerlens.` is left out.
 FLOORS: dict[str, tuple[str, ...]] = {
     "errors": ("errors",),
-    "numbers": ("_arguments", "_checks", "_stats", "_files", "_ledger"),
+    "numbers": ("_arguments", "_checks", "_stats", "_files"),
     "toy": ("toy", "toy.*"),
     "text": ("text", "text.*"),
     "pairs": ("pairs", "pairs.*"),
@@ -32,12 +32,12 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "vectors": ("vectors", "vectors.*"),
     "forward": ("forward", "forward.*"),
     "generation": ("generation", "generation.*"),
-    "results": ("_results",),
+    "results": ("results", "results.*"),
     "methods": ("methods", "methods.*"),
     "measures": ("measures", "measures.*"),
-    "comparison": ("_comparison", "_compare", "_sweep", "_store", "_compare_*", "_sweep_*", "_steered", "_find*"),
+    "comparison": ("comparison", "comparison.*"),
     "figures": ("figures", "figures.*"),
-    "widget": ("_playground",),  # the one thing that both generates and draws
+    "widgets": ("widgets", "widgets.*"),  # the one thing that both generates and draws
     "façade": ("",),
 }
 _ALWAYS = {"errors", "numbers"}
@@ -57,14 +57,14 @@ STANDS_ON: dict[str, set[str]] = {
     "comparison": _ALWAYS
     | {"text", "pairs", "models", "vectors", "forward", "generation", "results", "methods", "measures"},
     "figures": _ALWAYS | {"vectors", "results", "measures", "comparison"},  # for the results that are defined there
-    "widget": set(FLOORS) - {"methods", "widget", "façade"},
+    "widgets": set(FLOORS) - {"methods", "widgets", "façade"},
     "façade": set(FLOORS),
 }
 # Conveniences that reach up, inside a function and at the call only: vector.save, result.figure, comparison.save.
 REACHES_UP = {
     ("vectors.vector", "vectors.files"),
-    ("_results", "figures"),
-    ("_comparison", "figures.report"),
+    ("results.result", "figures"),
+    ("comparison.comparison", "figures.report"),
     ("measures.inspection", "figures.inspection"),
     ("measures.projection", "figures.strips"),
     ("measures.projection", "figures.tokens"),

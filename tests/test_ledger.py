@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from steerlens._ledger import Ledger, digest
 from steerlens.errors import MeasureError
+from steerlens.results.ledger import Ledger, digest
 
 NEEDED = {"text": str}
 

@@ -12,9 +12,9 @@ import torch
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._playground import Playground
 from steerlens.errors import FigureError, SteeringError, VectorError
 from steerlens.forward.parts import has_hooks
+from steerlens.widgets.playground import Playground
 
 pytest.importorskip("ipywidgets", reason="the playground's tests need ipywidgets: pip install 'steerlens[dev]'")
 

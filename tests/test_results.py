@@ -13,7 +13,7 @@ import pytest
 from jaxtyping import Float
 
 import steerlens as sl
-from steerlens._results import Result, Stored
+from steerlens.results.result import Result, Stored
 
 
 @dataclass(frozen=True, eq=False)

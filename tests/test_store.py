@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import steerlens as sl
-from steerlens._store import Store
+from steerlens.results.cell_store import Store
 
 
 def vector(value: float = 1.0) -> sl.SteeringVector:

@@ -17,7 +17,7 @@ import pytest
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens import _sweep
+from steerlens.comparison import sweep as _sweep
 
 PAIRS = sl.PreferencePairs(
     [

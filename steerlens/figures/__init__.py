@@ -4,9 +4,8 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from steerlens._comparison import Comparison
-from steerlens._results import Result
-from steerlens._sweep import Sweep
+from steerlens.comparison.comparison import Comparison
+from steerlens.comparison.sweep import Sweep
 from steerlens.errors import FigureError
 from steerlens.figures.activation_maps import activation_plane
 from steerlens.figures.choices import choice_curves
@@ -36,6 +35,7 @@ from steerlens.measures.matched import Match
 from steerlens.measures.projection import TokenProjection
 from steerlens.measures.side_effects import SideEffects
 from steerlens.measures.similarity import Similarity
+from steerlens.results.result import Result
 
 __all__ = ["draw", "for_print", "save", "write_image"]
 

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from steerlens._compare_tables import UNREACHED
+from steerlens.comparison.tables import UNREACHED
 from steerlens.measures.effect import Quantity
 
 NOTHING = "\N{EN DASH}"

@@ -2,8 +2,8 @@
 
 from html import escape
 
-from steerlens._compare_kl import TOLERANCE, EqualKL
-from steerlens._comparison import Comparison
+from steerlens.comparison.comparison import Comparison
+from steerlens.comparison.equal_kl import TOLERANCE, EqualKL
 from steerlens.figures.page import Section, named, note, table
 from steerlens.figures.side_effects import side_effect_curves
 from steerlens.figures.theme import display_name

@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from steerlens._comparison import Comparison, Strength
+from steerlens.comparison.comparison import Comparison, Strength
 from steerlens.errors import FigureError
 from steerlens.figures.theme import LINE, colour, dash, display_name, faded, plain, style, symbol, width
 from steerlens.measures.effect import PreferenceShift, Quantity

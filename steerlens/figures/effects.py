@@ -8,8 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from steerlens._comparison import Comparison
 from steerlens._stats import mean_interval
+from steerlens.comparison.comparison import Comparison
 from steerlens.errors import FigureError
 from steerlens.figures.theme import FAINT, INK, colour, display_name, faded, plain, style, symbol, width
 from steerlens.measures.effect import PreferenceShift, Quantity

@@ -11,10 +11,9 @@ import pandas as pd
 
 from steerlens._arguments import shown
 from steerlens._checks import checked, words
-from steerlens._comparison import Comparison, Strength
 from steerlens._files import whole_file
-from steerlens._results import Result
-from steerlens._sweep import Sweep
+from steerlens.comparison.comparison import Comparison, Strength
+from steerlens.comparison.sweep import Sweep
 from steerlens.errors import FigureError
 from steerlens.figures.cells import NOTHING, QUANTITIES, SIDES, cell, fall_cell, norm_cell, spread_cell, wrong_cell
 from steerlens.figures.curves import UNITS
@@ -24,6 +23,7 @@ from steerlens.figures.sections import sections
 from steerlens.figures.theme import display_name
 from steerlens.measures.dose_response import DoseResponse
 from steerlens.measures.effect import PreferenceShift, Quantity
+from steerlens.results.result import Result
 from steerlens.vectors.names import without_seed
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from steerlens._comparison import Comparison
+from steerlens.comparison.comparison import Comparison
 from steerlens.figures.cells import QUANTITIES, SIDES, cell, fall_cell, norm_cell, spread_cell, wrong_cell
 from steerlens.figures.costs import costs_section
 from steerlens.figures.curves import UNITS, side_by_side

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from steerlens._sweep import Sweep
+from steerlens.comparison.sweep import Sweep
 from steerlens.errors import FigureError
 from steerlens.figures.theme import colour, dash, display_name, plain, style, symbol
 

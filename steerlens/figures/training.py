@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from steerlens._comparison import Comparison
+from steerlens.comparison.comparison import Comparison
 from steerlens.errors import FigureError
 from steerlens.figures.theme import colour, dash, display_name, faded, plain, style, width
 from steerlens.vectors.names import without_seed

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from transformer_lens import HookedTransformer
 
-from steerlens._ledger import digest
 from steerlens.forward.steer import Positions
 from steerlens.generation.generate import Prompts, chunks, decode
 from steerlens.generation.sampling import Choose, drawn, likeliest
 from steerlens.models.identity import identify
+from steerlens.results.ledger import digest
 from steerlens.vectors.origin import library_versions
 from steerlens.vectors.vector import SteeringVector
 

@@ -11,7 +11,6 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_layer
 from steerlens._checks import one_of
-from steerlens._results import Result
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked
 from steerlens.measures.activations import residuals
@@ -20,6 +19,7 @@ from steerlens.measures.logit_lens import visible_direction
 from steerlens.models.identity import identify
 from steerlens.pairs.lettered import without_letters
 from steerlens.pairs.preference import PreferencePairs
+from steerlens.results.result import Result
 from steerlens.vectors.labels import Vectors, labelled
 from steerlens.vectors.vector import check_fits
 

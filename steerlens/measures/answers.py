@@ -18,8 +18,6 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import shown
 from steerlens._checks import flag, number, path, raising, whole
-from steerlens._ledger import Ledger
-from steerlens._results import Result
 from steerlens.errors import MeasureError, SteeringError
 from steerlens.forward.door import KNOWN, checked, prompts_or_pairs
 from steerlens.forward.parts import is_plain
@@ -30,6 +28,8 @@ from steerlens.measures.effect import check_unseen
 from steerlens.models.identity import identify
 from steerlens.pairs.pair import Asked
 from steerlens.pairs.preference import PreferencePairs
+from steerlens.results.ledger import Ledger
+from steerlens.results.result import Result
 from steerlens.text.ends import Stop
 from steerlens.text.templates import Template
 from steerlens.vectors.labels import Vectors, labelled

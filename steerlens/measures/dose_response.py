@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import kind, number
-from steerlens._results import Result
 from steerlens._stats import curve_interval
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked
@@ -30,6 +29,7 @@ from steerlens.measures.effect import PreferenceShift, check_unseen, joined, shi
 from steerlens.measures.side_effects import SideEffects
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
+from steerlens.results.result import Result
 from steerlens.vectors.vector import SteeringVector, check_fits
 
 STEPS = tuple(step / 4 for step in range(-12, 13))

@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import number, whole
-from steerlens._results import Result
 from steerlens._stats import mean_interval
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked, prompts_or_pairs
@@ -26,6 +25,7 @@ from steerlens.measures.effect import check_unseen
 from steerlens.measures.logit_lens import check_listed, token_text
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
+from steerlens.results.result import Result
 from steerlens.text.encode import Encoder
 from steerlens.text.rows import listed
 from steerlens.text.templates import Template

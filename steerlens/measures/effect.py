@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float, Int
 from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_positions
-from steerlens._results import Result
 from steerlens._stats import mean_interval
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked
@@ -24,6 +23,7 @@ from steerlens.forward.pair_scores import PairScorer
 from steerlens.forward.steer import Positions
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
+from steerlens.results.result import Result
 from steerlens.vectors.vector import SteeringVector, check_fits, union_seen
 
 Quantity = Literal[

@@ -9,9 +9,9 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from steerlens._checks import checked, whole
-from steerlens._results import Result, Stored
 from steerlens._stats import mean_interval
 from steerlens.errors import MeasureError
+from steerlens.results.result import Result, Stored
 
 
 @dataclass(frozen=True)

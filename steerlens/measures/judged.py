@@ -14,7 +14,6 @@ import pandas as pd
 from jaxtyping import Float
 
 from steerlens._checks import kind
-from steerlens._results import Result, Stored
 from steerlens._stats import mean_interval, paired_difference, rate_interval
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked
@@ -22,6 +21,7 @@ from steerlens.measures.answers import Answers
 from steerlens.measures.judges import Judge, Verdict
 from steerlens.measures.judges._phrases import AttackJudge
 from steerlens.measures.judges._rule import check_scale
+from steerlens.results.result import Result, Stored
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from jaxtyping import Bool, Float
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import number, one_of
-from steerlens._results import Result
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked
 from steerlens.forward.steer import Positions
 from steerlens.measures.choice import ChoiceForm, multiple_choice
 from steerlens.measures.choice_scores import ChoiceScores
 from steerlens.pairs.questions import ChoiceQuestions
+from steerlens.results.result import Result
 from steerlens.vectors.labels import Vectors
 
 PerVector = Float[np.ndarray, "vector multiplier"]

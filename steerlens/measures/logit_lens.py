@@ -12,13 +12,13 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import whole
-from steerlens._results import Result
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked
 from steerlens.forward.parts import check_readable
 from steerlens.measures.activations import covariances, isotropic_directions
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
+from steerlens.results.result import Result
 from steerlens.vectors.vector import SteeringVector, check_fits
 
 AT_ONCE = 8192  # tokens of the vocabulary

@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import flag, number, one_of, or_none, two_multipliers
-from steerlens._results import Result
 from steerlens._stats import mean_interval
 from steerlens.errors import MeasureError
 from steerlens.forward.door import KNOWN, checked
@@ -30,6 +29,7 @@ from steerlens.measures._text_kl import TextKL
 from steerlens.measures.effect import check_unseen
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
+from steerlens.results.result import Result
 from steerlens.text.ends import Stop
 from steerlens.vectors.vector import SteeringVector, check_fits, check_same_space
 

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 
 from steerlens._arguments import shown
 from steerlens._checks import checked
-from steerlens._results import Result
 from steerlens._stats import mean_interval, paired_difference, rate_interval
 from steerlens.errors import MeasureError
 from steerlens.forward.steer import Positions
+from steerlens.results.result import Result
 
 Quantity = Literal[
     "accuracy", "probability", "letter_mass", "accuracy_per_token", "probability_per_token", "mc1", "mc2"

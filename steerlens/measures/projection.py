@@ -10,7 +10,6 @@ from jaxtyping import Float
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import flag, whole
-from steerlens._results import Result, Stored
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked, texts_or_pairs
 from steerlens.measures.activations import Material, residuals
@@ -18,6 +17,7 @@ from steerlens.measures.effect import check_unseen
 from steerlens.measures.logit_lens import visible_direction
 from steerlens.models.identity import identify
 from steerlens.pairs.preference import PreferencePairs
+from steerlens.results.result import Result, Stored
 from steerlens.text.pieces import pieces
 from steerlens.vectors.labels import Vectors, labelled
 from steerlens.vectors.vector import check_fits

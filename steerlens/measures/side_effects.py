@@ -18,7 +18,6 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import shown
 from steerlens._checks import one_of
-from steerlens._results import Result
 from steerlens._stats import mean_interval, paired_difference, rate_interval
 from steerlens.errors import MeasureError
 from steerlens.forward.door import KNOWN, checked
@@ -30,6 +29,7 @@ from steerlens.measures.choice import ChoiceForm, multiple_choice
 from steerlens.measures.choice_scores import ChoiceScores
 from steerlens.models.identity import identify
 from steerlens.pairs.questions import ChoiceQuestions
+from steerlens.results.result import Result
 from steerlens.text.ends import Stop
 from steerlens.text.templates import Template
 from steerlens.vectors.labels import Vectors, labelled

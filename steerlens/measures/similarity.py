@@ -11,9 +11,9 @@ from scipy import linalg
 from torch import Tensor
 
 from steerlens._checks import checked, texts
-from steerlens._results import Result
 from steerlens._stats import cosine_limit, cosine_p_value
 from steerlens.errors import MeasureError
+from steerlens.results.result import Result
 from steerlens.vectors.vector import SteeringVector, check_same_space
 
 Space = Literal["plain", "whitened"]

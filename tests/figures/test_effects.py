@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import steerlens as sl
-from steerlens._comparison import Comparison
+from steerlens.comparison.comparison import Comparison
 from steerlens.figures.effects import effects_at, pair_by_pair, pair_strip, wrapped
 
 

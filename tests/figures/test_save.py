@@ -9,7 +9,7 @@ import made_up
 import pytest
 
 import steerlens as sl
-from steerlens._comparison import Comparison
+from steerlens.comparison.comparison import Comparison
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

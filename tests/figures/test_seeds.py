@@ -6,7 +6,7 @@ import made_up
 import numpy as np
 import pytest
 
-from steerlens._comparison import Comparison
+from steerlens.comparison.comparison import Comparison
 from steerlens.figures.effects import effects_at, pair_by_pair
 from steerlens.figures.theme import COLOURS, colour, dash, display_name, symbol, width
 from steerlens.figures.training import path

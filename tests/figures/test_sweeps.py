@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import steerlens as sl
-from steerlens._sweep import Sweep
+from steerlens.comparison.sweep import Sweep
 from steerlens.figures.sweeps import layer_sweep, over_layers
 
 TABLE = pd.DataFrame(

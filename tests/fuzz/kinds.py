@@ -13,8 +13,7 @@ import torch
 from conftest import make_hf_model, make_tokenizer
 
 import steerlens as sl
-from steerlens._ledger import Ledger
-from steerlens._sweep import Sweep
+from steerlens.comparison.sweep import Sweep
 from steerlens.measures.inspection import EncodedExample, Inspection
 from steerlens.measures.judges._endpoint import RECORD
 from steerlens.measures.judges._prompt import read_reply
@@ -23,6 +22,7 @@ from steerlens.measures.projection import ProjectedText, TokenProjection
 from steerlens.measures.similarity import Similarity
 from steerlens.methods._descent import Descent, DescentSettings, read_checkpoint, write_checkpoint
 from steerlens.models.identity import ModelIdentity
+from steerlens.results.ledger import Ledger
 
 Read = Callable[[Path], object]
 PAGES = {"are drawn": False}  # a page takes half a second: `make fuzz` draws them, the quick part doesn't

@@ -15,8 +15,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from tqdm.auto import tqdm
 
-from steerlens._ledger import Ledger
 from steerlens.errors import MeasureError
+from steerlens.results.ledger import Ledger
 
 Chat = Sequence[Mapping[str, str]]
 LONGEST_PAUSE = 120.0

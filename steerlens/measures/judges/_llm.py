@@ -7,13 +7,13 @@ from pathlib import Path
 
 from steerlens._arguments import checked_list, checked_number, shown
 from steerlens._checks import checked, number, or_none, path, whole
-from steerlens._ledger import Ledger, digest
 from steerlens.errors import MeasureError
 from steerlens.measures.judges._endpoint import RECORD, Connection, Endpoint
 from steerlens.measures.judges._judge import Verdict
 from steerlens.measures.judges._prompt import messages, read_reply
 from steerlens.measures.judges._rubrics import Rubric, rubric_of
 from steerlens.pairs.preference import PreferencePairs, check_pairs
+from steerlens.results.ledger import Ledger, digest
 
 GIVES_UP = 10
 """requests without a reply, one after the other, after which an endpoint is taken for dead"""

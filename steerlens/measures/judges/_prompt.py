@@ -6,9 +6,9 @@ written. Only the judge's reply is read, and only if it is a score and nothing e
 
 import re
 
-from steerlens._ledger import digest
 from steerlens.measures.judges._phrases import refuses
 from steerlens.measures.judges._rubrics import Rubric
+from steerlens.results.ledger import digest
 
 # Bounded, and digits of ASCII alone: in a reply of white space, open-ended repetitions of it take minutes.
 _SCORE = re.compile(r"\*{0,4} ?(?:score ?:)? ?\*{0,4} ?(-?[0-9]{1,6}) ?\*{0,4}\.?", re.IGNORECASE)

@@ -10,16 +10,16 @@ from jaxtyping import Float
 
 from steerlens._arguments import shown
 from steerlens._checks import checked, whole
-from steerlens._compare_kl import EqualKL
-from steerlens._compare_tables import effects, mean_shift, seed_spread, tidy
-from steerlens._results import Result
 from steerlens._stats import mean_interval
-from steerlens._steered import SteeredTexts
+from steerlens.comparison.equal_kl import EqualKL
+from steerlens.comparison.steered import SteeredTexts
+from steerlens.comparison.tables import effects, mean_shift, seed_spread, tidy
 from steerlens.errors import MeasureError
 from steerlens.measures.effect import PreferenceShift, Quantity
 from steerlens.measures.logit_lens import LogitLens
 from steerlens.measures.side_effects import SideEffects
 from steerlens.measures.similarity import Similarity, isotropic_p_value
+from steerlens.results.result import Result
 from steerlens.vectors.names import first_two, seed_families, without_seed
 from steerlens.vectors.vector import SteeringVector
 

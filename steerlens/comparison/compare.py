@@ -6,11 +6,11 @@ from typing import Any
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import each, flag, number
-from steerlens._compare_shifts import Settings, measure_shifts
-from steerlens._compare_similarity import similarity_to
-from steerlens._comparison import Comparison
-from steerlens._find import Training, find_model, find_test_pairs, find_training
-from steerlens._steered import check_prompts, steer_all
+from steerlens.comparison.comparison import Comparison
+from steerlens.comparison.find import Training, find_model, find_test_pairs, find_training
+from steerlens.comparison.shifts import Settings, measure_shifts
+from steerlens.comparison.similarity import similarity_to
+from steerlens.comparison.steered import check_prompts, steer_all
 from steerlens.errors import MeasureError
 from steerlens.forward.door import KNOWN, any_prompts, checked
 from steerlens.forward.steer import Positions, check_model

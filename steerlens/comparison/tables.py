@@ -10,7 +10,7 @@ import pandas as pd
 from steerlens.measures.effect import PreferenceShift, Quantity
 
 if TYPE_CHECKING:
-    from steerlens._comparison import Comparison
+    from steerlens.comparison.comparison import Comparison
 
 PARTS: tuple[Quantity, ...] = (
     "odd", "even", "odd_per_token", "even_per_token", "even_chosen", "even_rejected", "chosen", "rejected"

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from transformer_lens import HookedTransformer
 
-from steerlens._results import Stored
 from steerlens.forward.steer import Positions
 from steerlens.generation.generate import Prompts, generate
 from steerlens.pairs.preference import PreferencePairs
+from steerlens.results.result import Stored
 from steerlens.vectors.vector import SteeringVector
 
 

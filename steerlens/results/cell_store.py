@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from steerlens._files import read_bytes, read_json, whole_file
-from steerlens._results import Result, load_result
 from steerlens.errors import MeasureError
+from steerlens.results.result import Result, load_result
 from steerlens.vectors.files import load_vector
 from steerlens.vectors.origin import library_versions
 from steerlens.vectors.vector import SteeringVector

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from transformer_lens import HookedTransformer
 
 from steerlens._checks import one_of, whole
-from steerlens._find import Training
+from steerlens.comparison.find import Training
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked
 from steerlens.forward.steer import check_model

@@ -16,8 +16,6 @@ from transformer_lens import HookedTransformer
 
 from steerlens._arguments import checked_choice, checked_layers, checked_list, refusal, shown
 from steerlens._checks import path, seeds
-from steerlens._results import Result
-from steerlens._store import Store
 from steerlens.errors import MeasureError
 from steerlens.forward.door import KNOWN, checked
 from steerlens.forward.parts import is_plain
@@ -30,6 +28,8 @@ from steerlens.methods.supervised import train_supervised
 from steerlens.models.identity import identify
 from steerlens.models.load import load_model
 from steerlens.pairs.preference import PreferencePairs
+from steerlens.results.cell_store import Store
+from steerlens.results.result import Result
 from steerlens.vectors.vector import SteeringVector
 
 MethodName = Literal["bipo", "caa", "pca", "supervised"]

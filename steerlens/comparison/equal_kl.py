@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float
 from transformer_lens import HookedTransformer
 
-from steerlens._results import Stored
 from steerlens.errors import MeasureError
 from steerlens.measures._search import Items
 from steerlens.measures._text_kl import TextKL
 from steerlens.measures.effect import PreferenceShift
 from steerlens.measures.matched import Match, search_multiplier
 from steerlens.measures.side_effects import SideEffects
+from steerlens.results.result import Stored
 from steerlens.vectors.vector import SteeringVector
 
 TOLERANCE = 0.02

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._compare_kl import EqualKL, match_kl
-from steerlens._find import Training
+from steerlens.comparison.equal_kl import EqualKL, match_kl
+from steerlens.comparison.find import Training
 from steerlens.forward.pair_scores import PairScorer
 from steerlens.forward.steer import Positions
 from steerlens.measures.effect import PreferenceShift, joined, shift_on

@@ -1,0 +1,1 @@
+"""Vectors side by side: compare, sweeps, matched strengths. Stands on methods and measures."""
