@@ -9,8 +9,8 @@ import plotly.io
 
 import steerlens as sl
 from analyses.study import StudyConfig, study_folder
-from steerlens._files import whole_file
 from steerlens.figures.page import Section, page, table
+from steerlens.files import whole_file
 
 
 class Item(NamedTuple):

@@ -17,9 +17,9 @@ from transformer_lens import HookedTransformer
 
 import steerlens as sl
 from analyses.names import METHODS, check_methods, check_model_name, published_behaviours
-from steerlens._files import whole_file
 from steerlens.figures.images import offline
 from steerlens.figures.paper import for_print
+from steerlens.files import whole_file
 from steerlens.models.identity import identify
 from steerlens.results.cell_store import Store
 from steerlens.vectors.origin import library_versions

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from steerlens._arguments import checked_level
+from steerlens.checks.values import checked_level
 
 RESAMPLES = 2000
 _AT_ONCE = 20_000_000  # numbers of resampled pairs held in memory

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from steerlens import _arguments as arguments
+from steerlens.checks import values as arguments
 from steerlens.errors import MeasureError, ModelError, SteeringError, SteerLensError
 
 MODEL = SimpleNamespace(cfg=SimpleNamespace(n_layers=4, model_name="made up"))

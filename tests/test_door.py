@@ -15,7 +15,7 @@ from jaxtyping import TypeCheckError
 from transformer_lens import HookedTransformer
 
 import steerlens as sl
-from steerlens._arguments import LARGEST_COUNT, LARGEST_SEED, shown
+from steerlens.checks.values import LARGEST_COUNT, LARGEST_SEED, shown
 from steerlens.forward.steer import check_model
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from steerlens._files import DEPTH, parse_json, read_bytes, read_json, whole_file
 from steerlens.errors import MeasureError, VectorError
+from steerlens.files import DEPTH, parse_json, read_bytes, read_json, whole_file
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformer_lens import HookedTransformer
 
-from steerlens._checks import each, flag, number
+from steerlens.checks.calls import each, flag, number
 from steerlens.comparison.comparison import Comparison
 from steerlens.comparison.find import Training, find_model, find_test_pairs, find_training
 from steerlens.comparison.shifts import Settings, measure_shifts

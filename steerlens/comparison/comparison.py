@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from steerlens._arguments import shown
-from steerlens._checks import checked, whole
 from steerlens._stats import mean_interval
+from steerlens.checks.calls import checked, whole
+from steerlens.checks.values import shown
 from steerlens.comparison.equal_kl import EqualKL
 from steerlens.comparison.steered import SteeredTexts
 from steerlens.comparison.tables import effects, mean_shift, seed_spread, tidy

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from transformer_lens import HookedTransformer
 
-from steerlens._checks import one_of, whole
+from steerlens.checks.calls import one_of, whole
 from steerlens.comparison.find import Training
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked

@@ -14,8 +14,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_choice, checked_layers, checked_list, refusal, shown
-from steerlens._checks import path, seeds
+from steerlens.checks.calls import path, seeds
+from steerlens.checks.values import checked_choice, checked_layers, checked_list, refusal, shown
 from steerlens.errors import MeasureError
 from steerlens.forward.door import KNOWN, checked
 from steerlens.forward.parts import is_plain

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from steerlens._files import whole_file
 from steerlens.errors import FigureError
 from steerlens.figures.paper import Columns, for_print
+from steerlens.files import whole_file
 
 IMAGES = (".pdf", ".svg", ".png")
 _OFFLINE = (

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from steerlens._arguments import shown
-from steerlens._checks import checked, words
-from steerlens._files import whole_file
+from steerlens.checks.calls import checked, words
+from steerlens.checks.values import shown
 from steerlens.comparison.comparison import Comparison, Strength
 from steerlens.comparison.sweep import Sweep
 from steerlens.errors import FigureError
@@ -21,6 +20,7 @@ from steerlens.figures.images import check_path
 from steerlens.figures.page import Section, page, tabs
 from steerlens.figures.sections import sections
 from steerlens.figures.theme import display_name
+from steerlens.files import whole_file
 from steerlens.measures.dose_response import DoseResponse
 from steerlens.measures.effect import PreferenceShift, Quantity
 from steerlens.results.result import Result

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_count
+from steerlens.checks.values import checked_count
 from steerlens.errors import PairsError
 from steerlens.forward.pair_scores import choose_route
 from steerlens.forward.steer import Positions

@@ -1,11 +1,11 @@
-"""The checks of `_checks`, and those of arguments that are ours: models, vectors, pairs, questions, prompts and templates."""
+"""The checks of `checks.calls`, and those of arguments that are ours: models, vectors, pairs, questions, prompts, templates."""
 
 from collections.abc import Set
 from typing import Any
 
-from steerlens import _checks
-from steerlens._arguments import Error, checked_count, checked_kind, checked_list, checked_text
-from steerlens._checks import Check, door, texts
+from steerlens.checks import calls
+from steerlens.checks.calls import Check, door, texts
+from steerlens.checks.values import Error, checked_count, checked_kind, checked_list, checked_text
 from steerlens.errors import SteeringError
 from steerlens.forward.steer import check_model
 from steerlens.pairs.preference import PreferencePairs, check_pairs
@@ -82,7 +82,7 @@ def _stop(name: str, value: Any, error: Error) -> tuple[int | str, ...]:
     )
 
 
-KNOWN: dict[str, Check] = _checks.KNOWN | {
+KNOWN: dict[str, Check] = calls.KNOWN | {
     "model": _model,
     "vector": _vector,
     "vectors": _vectors,

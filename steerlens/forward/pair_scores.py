@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_count
+from steerlens.checks.values import checked_count
 from steerlens.errors import ModelError, PairsError
 from steerlens.forward.hooked_route import HookedRoute
 from steerlens.forward.packed_route import FlatRoute

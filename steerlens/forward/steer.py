@@ -17,7 +17,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache as KeyValueCache
 from transformer_lens.hook_points import HookPoint
 
-from steerlens._arguments import checked_number, checked_positions, shown
+from steerlens.checks.values import checked_number, checked_positions, shown
 from steerlens.errors import ModelError, SteeringError
 from steerlens.forward.parts import check_not_compiled, is_own
 from steerlens.models.identity import ModelIdentity, identify

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens._arguments import checked_choice
+from steerlens.checks.values import checked_choice
 from steerlens.errors import TrainingError
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_count
-from steerlens._checks import multipliers_that_may_repeat, whole
+from steerlens.checks.calls import multipliers_that_may_repeat, whole
+from steerlens.checks.values import checked_count
 from steerlens.errors import SteeringError
 from steerlens.forward.door import checked
 from steerlens.forward.hooked_route import pad_tokens

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache as KeyValueCache
 
-from steerlens._arguments import checked_positions
+from steerlens.checks.values import checked_positions
 from steerlens.errors import SteeringError
 from steerlens.forward.parts import foreign_parts
 from steerlens.forward.readout import logits_at

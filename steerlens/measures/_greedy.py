@@ -8,7 +8,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_positions
+from steerlens.checks.values import checked_positions
 from steerlens.forward.continuations import option_logprobs
 from steerlens.forward.steer import Positions
 from steerlens.generation.generate import Decoded, Prompts, chunks, decode

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_count
+from steerlens.checks.values import checked_count
 from steerlens.errors import PairsError
 from steerlens.forward.hooked_route import pad_tokens
 from steerlens.forward.parts import check_runs_in_parts

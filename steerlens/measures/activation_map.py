@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_layer
-from steerlens._checks import one_of
+from steerlens.checks.calls import one_of
+from steerlens.checks.values import checked_layer
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked
 from steerlens.measures.activations import residuals

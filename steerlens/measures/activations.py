@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_count, checked_layer
+from steerlens.checks.values import checked_count, checked_layer
 from steerlens.errors import MeasureError, PairsError
 from steerlens.forward.pair_scores import choose_route
 from steerlens.forward.steer import check_model

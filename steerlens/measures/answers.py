@@ -16,8 +16,8 @@ from jaxtyping import Bool, Int
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import shown
-from steerlens._checks import flag, number, path, raising, whole
+from steerlens.checks.calls import flag, number, path, raising, whole
+from steerlens.checks.values import shown
 from steerlens.errors import MeasureError, SteeringError
 from steerlens.forward.door import KNOWN, checked, prompts_or_pairs
 from steerlens.forward.parts import is_plain

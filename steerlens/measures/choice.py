@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from transformer_lens import HookedTransformer
 
-from steerlens._checks import flag, one_of, words
+from steerlens.checks.calls import flag, one_of, words
 from steerlens.errors import MeasureError, PairsError
 from steerlens.forward.continuations import option_logprobs
 from steerlens.forward.door import checked

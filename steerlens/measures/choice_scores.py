@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from steerlens._checks import checked
+from steerlens.checks.calls import checked
 from steerlens.errors import MeasureError
 from steerlens.measures.option_scores import OptionScores, PerQuestion, Quantity
 

@@ -18,8 +18,8 @@ from scipy.stats import rankdata
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._checks import kind, number
 from steerlens._stats import curve_interval
+from steerlens.checks.calls import kind, number
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked
 from steerlens.forward.pair_scores import PairScorer

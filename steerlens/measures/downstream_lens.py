@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._checks import number, whole
 from steerlens._stats import mean_interval
+from steerlens.checks.calls import number, whole
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked, prompts_or_pairs
 from steerlens.forward.hooked_route import last_token_resid

@@ -15,8 +15,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_positions
 from steerlens._stats import mean_interval
+from steerlens.checks.values import checked_positions
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked
 from steerlens.forward.pair_scores import PairScorer

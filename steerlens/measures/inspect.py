@@ -10,8 +10,8 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_count, checked_list, shown
-from steerlens._checks import flag
+from steerlens.checks.calls import flag
+from steerlens.checks.values import checked_count, checked_list, shown
 from steerlens.errors import PairsError
 from steerlens.forward.door import checked
 from steerlens.forward.pair_scores import choose_route

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from steerlens._checks import checked, whole
 from steerlens._stats import mean_interval
+from steerlens.checks.calls import checked, whole
 from steerlens.errors import MeasureError
 from steerlens.results.result import Result, Stored
 

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from steerlens._checks import kind
 from steerlens._stats import mean_interval, paired_difference, rate_interval
+from steerlens.checks.calls import kind
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked
 from steerlens.measures.answers import Answers

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from transformer_lens import HookedTransformer
 
-from steerlens._checks import number, one_of
+from steerlens.checks.calls import number, one_of
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked
 from steerlens.forward.steer import Positions

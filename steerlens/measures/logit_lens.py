@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from steerlens._checks import whole
+from steerlens.checks.calls import whole
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked
 from steerlens.forward.parts import check_readable

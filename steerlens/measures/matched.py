@@ -16,8 +16,8 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._checks import flag, number, one_of, or_none, two_multipliers
 from steerlens._stats import mean_interval
+from steerlens.checks.calls import flag, number, one_of, or_none, two_multipliers
 from steerlens.errors import MeasureError
 from steerlens.forward.door import KNOWN, checked
 from steerlens.forward.pair_scores import PairScorer

@@ -9,9 +9,9 @@ import pandas as pd
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 
-from steerlens._arguments import shown
-from steerlens._checks import checked
 from steerlens._stats import mean_interval, paired_difference, rate_interval
+from steerlens.checks.calls import checked
+from steerlens.checks.values import shown
 from steerlens.errors import MeasureError
 from steerlens.forward.steer import Positions
 from steerlens.results.result import Result

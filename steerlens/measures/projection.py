@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from transformer_lens import HookedTransformer
 
-from steerlens._checks import flag, whole
+from steerlens.checks.calls import flag, whole
 from steerlens.errors import MeasureError
 from steerlens.forward.door import checked, texts_or_pairs
 from steerlens.measures.activations import Material, residuals

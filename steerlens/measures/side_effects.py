@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import shown
-from steerlens._checks import one_of
 from steerlens._stats import mean_interval, paired_difference, rate_interval
+from steerlens.checks.calls import one_of
+from steerlens.checks.values import shown
 from steerlens.errors import MeasureError
 from steerlens.forward.door import KNOWN, checked
 from steerlens.forward.steer import Positions

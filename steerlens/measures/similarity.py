@@ -10,8 +10,8 @@ from jaxtyping import Float
 from scipy import linalg
 from torch import Tensor
 
-from steerlens._checks import checked, texts
 from steerlens._stats import cosine_limit, cosine_p_value
+from steerlens.checks.calls import checked, texts
 from steerlens.errors import MeasureError
 from steerlens.results.result import Result
 from steerlens.vectors.vector import SteeringVector, check_same_space

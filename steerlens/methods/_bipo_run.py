@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_choice
+from steerlens.checks.values import checked_choice
 from steerlens.errors import PairsError, TrainingError
 from steerlens.forward.pair_scores import PairScorer
 from steerlens.forward.steer import free_below, make_vector

@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from steerlens._arguments import checked_choice, checked_count, checked_number
-from steerlens._files import check_size, parse_json, whole_file
+from steerlens.checks.values import checked_choice, checked_count, checked_number
 from steerlens.errors import TrainingError
+from steerlens.files import check_size, parse_json, whole_file
 
 Schedule = Literal["cosine", "linear", "constant"]
 OPTIONS = (

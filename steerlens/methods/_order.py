@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from steerlens._arguments import checked_choice, checked_count, checked_list, shown
+from steerlens.checks.values import checked_choice, checked_count, checked_list, shown
 from steerlens.errors import TrainingError
 
 Sign = Literal["batch", "pair", "both"]

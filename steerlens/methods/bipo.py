@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_choice, checked_list
-from steerlens._checks import flag, number, path, seeds
+from steerlens.checks.calls import flag, number, path, seeds
+from steerlens.checks.values import checked_choice, checked_list
 from steerlens.errors import TrainingError
 from steerlens.forward.door import checked, tensor
 from steerlens.forward.pair_scores import PairScorer

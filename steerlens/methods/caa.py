@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_layer, checked_list
-from steerlens._checks import one_of
+from steerlens.checks.calls import one_of
+from steerlens.checks.values import checked_layer, checked_list
 from steerlens.errors import PairsError, VectorError
 from steerlens.forward.door import checked
 from steerlens.forward.pair_scores import PairScorer

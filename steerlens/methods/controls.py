@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_count, checked_layer
-from steerlens._checks import whole
+from steerlens.checks.calls import whole
+from steerlens.checks.values import checked_count, checked_layer
 from steerlens.errors import PairsError, VectorError
 from steerlens.forward.door import checked
 from steerlens.forward.pair_scores import PairScorer

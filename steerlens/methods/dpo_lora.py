@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM
 
-from steerlens._checks import path, texts
+from steerlens.checks.calls import path, texts
 from steerlens.errors import ModelError, TrainingError
 from steerlens.forward.door import checked
 from steerlens.forward.hooked_route import pad_tokens

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformer_lens import HookedTransformer
 
-from steerlens._checks import one_of
+from steerlens.checks.calls import one_of
 from steerlens.errors import PairsError, VectorError
 from steerlens.forward.door import checked
 from steerlens.forward.steer import make_vector

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import checked_layer
+from steerlens.checks.values import checked_layer
 from steerlens.errors import PairsError
 from steerlens.forward.door import checked, prompts_or_pairs
 from steerlens.forward.hooked_route import last_token_resid

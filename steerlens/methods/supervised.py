@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformer_lens import HookedTransformer
 
-from steerlens._checks import path
+from steerlens.checks.calls import path
 from steerlens.errors import TrainingError
 from steerlens.forward.door import checked
 from steerlens.forward.stream_store import Cache

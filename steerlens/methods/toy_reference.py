@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from transformer_lens import HookedTransformer
 
-from steerlens._arguments import shown
-from steerlens._checks import flag, text
+from steerlens.checks.calls import flag, text
+from steerlens.checks.values import shown
 from steerlens.errors import ModelError, PairsError
 from steerlens.forward.door import checked
 from steerlens.methods.prompt_difference import extract_difference_in_means

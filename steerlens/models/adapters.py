@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from steerlens._files import read_json
 from steerlens.errors import ModelError
+from steerlens.files import read_json
 from steerlens.models.sources import check_files
 
 log = logging.getLogger(__name__)

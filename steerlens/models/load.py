@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from steerlens._arguments import checked_path, shown
+from steerlens.checks.values import checked_path, shown
 from steerlens.errors import ModelError
 from steerlens.models.adapters import adapter_folder, merge_adapter
 from steerlens.models.families import FAMILIES, hooked_config

@@ -21,8 +21,8 @@ from transformer_lens import supported_models
 from transformer_lens.loading_from_pretrained import get_official_model_name
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from steerlens._files import read_json
 from steerlens.errors import ModelError, VectorError
+from steerlens.files import read_json
 from steerlens.models.torch_files import check_stored
 
 _DEFAULT_REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"

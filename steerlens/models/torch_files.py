@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steerlens._files import LARGEST_WIDTH
 from steerlens.errors import VectorError
+from steerlens.files import LARGEST_WIDTH
 
 _ENTRIES = 1000
 _PICKLE = 100_000  # bytes; that of one tensor has about 200

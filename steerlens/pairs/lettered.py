@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from string import ascii_uppercase
 
-from steerlens._arguments import checked_text, checked_texts
+from steerlens.checks.values import checked_text, checked_texts
 from steerlens.errors import PairsError
 
 HEADS = ("Question: ", "Human: ", "Please help me answer the following question.\n")  # what published sets put in front

@@ -4,8 +4,8 @@ import logging
 from os import PathLike, fspath
 from pathlib import Path
 
-from steerlens._arguments import shown
-from steerlens._checks import checked, path
+from steerlens.checks.calls import checked, path
+from steerlens.checks.values import shown
 from steerlens.errors import PairsError
 from steerlens.pairs.formats import pairs_from
 from steerlens.pairs.load_toy import load_toy_pairs

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from steerlens._checks import checked, path
+from steerlens.checks.calls import checked, path
 from steerlens.errors import PairsError
 from steerlens.pairs.formats import prompts_from, questions_from
 from steerlens.pairs.load import load_pairs, read_table, source_name

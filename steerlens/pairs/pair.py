@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steerlens._arguments import shown
+from steerlens.checks.values import shown
 from steerlens.errors import PairsError
 from steerlens.pairs.lettered import meant
 from steerlens.text.conversation import as_prompt

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from steerlens._arguments import checked_kind, shown
-from steerlens._checks import checked, rows
+from steerlens.checks.calls import checked, rows
+from steerlens.checks.values import checked_kind, shown
 from steerlens.errors import PairsError, SteerLensError
 from steerlens.pairs.pair import Asked, PreferencePair, columns_of
 from steerlens.text.encode import EncodedPair, Encoder

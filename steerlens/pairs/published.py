@@ -9,7 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
-from steerlens._arguments import checked_path
+from steerlens.checks.values import checked_path
 from steerlens.errors import PairsError
 from steerlens.pairs.tables import Table, read_file
 

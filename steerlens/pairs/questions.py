@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal, overload
 
-from steerlens._arguments import LARGEST_COUNT, checked_texts, refusal, shown
-from steerlens._checks import checked, rows, texts, whole
+from steerlens.checks.calls import checked, rows, texts, whole
+from steerlens.checks.values import LARGEST_COUNT, checked_texts, refusal, shown
 from steerlens.errors import PairsError
 from steerlens.pairs.lettered import ChoiceLayout, letters, meant, read_choices
 from steerlens.pairs.preference import PreferencePair, PreferencePairs

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from steerlens._files import read_bytes, read_json, whole_file
 from steerlens.errors import MeasureError
+from steerlens.files import read_bytes, read_json, whole_file
 from steerlens.results.result import Result, load_result
 from steerlens.vectors.files import load_vector
 from steerlens.vectors.origin import library_versions

@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from steerlens._arguments import checked_path
-from steerlens._files import MEMORY, disk_errors, parse_json, weight
+from steerlens.checks.values import checked_path
 from steerlens.errors import MeasureError
+from steerlens.files import MEMORY, disk_errors, parse_json, weight
 
 _LINE = 16_000_000  # bytes
 

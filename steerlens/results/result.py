@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from steerlens._checks import checked
-from steerlens._files import read_json, whole_file
+from steerlens.checks.calls import checked
 from steerlens.errors import FigureError, MeasureError, SteerLensError
+from steerlens.files import read_json, whole_file
 from steerlens.models.identity import ModelIdentity
 from steerlens.vectors.fields import check_fields
 from steerlens.vectors.files import check_record

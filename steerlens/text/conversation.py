@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from steerlens._arguments import Error, checked_list, checked_text, refusal, shown
+from steerlens.checks.values import Error, checked_list, checked_text, refusal, shown
 from steerlens.errors import PairsError
 
 Said = tuple[str, str]

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from steerlens._arguments import shown
+from steerlens.checks.values import shown
 from steerlens.errors import ModelError, SteeringError
 from steerlens.text.encode import Encoder
 

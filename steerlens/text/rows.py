@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from steerlens._arguments import checked_number, checked_seed
+from steerlens.checks.values import checked_number, checked_seed
 from steerlens.errors import PairsError
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from jinja2.exceptions import TemplateError
 
-from steerlens._arguments import Error, shown
+from steerlens.checks.values import Error, shown
 from steerlens.errors import PairsError
 from steerlens.text.conversation import Conversation, Said
 from steerlens.text.rendering import rendered

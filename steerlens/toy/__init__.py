@@ -20,7 +20,7 @@ How the models were made, and what they do without any steering, is in README.md
 
 from pathlib import Path
 
-from steerlens._arguments import checked_text
+from steerlens.checks.values import checked_text
 from steerlens.errors import ModelError
 from steerlens.toy.sets import (
     PAIR_NAMES,

@@ -4,7 +4,7 @@ import re
 from functools import cache, lru_cache
 from typing import Literal, get_args
 
-from steerlens._arguments import checked_count, checked_flag, shown
+from steerlens.checks.values import checked_count, checked_flag, shown
 from steerlens.errors import PairsError
 from steerlens.toy.words import (
     BEHAVIOURS,

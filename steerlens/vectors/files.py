@@ -12,10 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from steerlens._arguments import checked_path
-from steerlens._checks import checked, whole
-from steerlens._files import check_size, parse_json, read_bytes, whole_file
+from steerlens.checks.calls import checked, whole
+from steerlens.checks.values import checked_path
 from steerlens.errors import VectorError
+from steerlens.files import check_size, parse_json, read_bytes, whole_file
 from steerlens.models.identity import ModelIdentity
 from steerlens.models.torch_files import read_tensor
 from steerlens.vectors.fields import check_fields

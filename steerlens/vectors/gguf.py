@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steerlens._files import LARGEST_WIDTH, check_size
 from steerlens.errors import VectorError
+from steerlens.files import LARGEST_WIDTH, check_size
 
 _HEADER = 32_000_000  # bytes that are looked at for metadata; a model's vocabulary takes about 10 million
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens._files import LARGEST_WIDTH
 from steerlens.errors import VectorError
+from steerlens.files import LARGEST_WIDTH
 
 DVector = Float[Tensor, " d_model"]
 Resid = Float[Tensor, "batch pos d_model"]

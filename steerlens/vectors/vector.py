@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steerlens._arguments import (
+from steerlens.checks.values import (
     checked_count,
     checked_kind,
     checked_list,

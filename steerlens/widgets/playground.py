@@ -12,7 +12,7 @@ from typing import Any
 
 from transformer_lens import HookedTransformer
 
-from steerlens._checks import number
+from steerlens.checks.calls import number
 from steerlens.errors import FigureError, SteeringError, SteerLensError
 from steerlens.figures.theme import display_name
 from steerlens.figures.tokens import change_legend, change_spans

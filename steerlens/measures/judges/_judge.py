@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from steerlens._arguments import checked_count, checked_flag, checked_number, checked_text
+from steerlens.checks.values import checked_count, checked_flag, checked_number, checked_text
 
 
 @runtime_checkable

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steerlens._arguments import checked_list, checked_number, shown
-from steerlens._checks import checked, number, or_none, path, whole
+from steerlens.checks.calls import checked, number, or_none, path, whole
+from steerlens.checks.values import checked_list, checked_number, shown
 from steerlens.errors import MeasureError
 from steerlens.measures.judges._endpoint import RECORD, Connection, Endpoint
 from steerlens.measures.judges._judge import Verdict

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steerlens._arguments import checked_text
+from steerlens.checks.values import checked_text
 
 OPENING = 250
 """characters of an answer that are looked at"""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from steerlens._arguments import shown
+from steerlens.checks.values import shown
 from steerlens.errors import MeasureError
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 
-from steerlens._arguments import checked_list, checked_number, checked_text, shown
+from steerlens.checks.values import checked_list, checked_number, checked_text, shown
 from steerlens.errors import MeasureError
 
 Rule = Callable[[str, str], float | None]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 
-from steerlens._arguments import (
+from steerlens.checks.values import (
     Error,
     checked_choice,
     checked_count,
@@ -43,9 +43,18 @@ R = TypeVar("R")
 # -- checks -----------------------------------------------------------------------------------------------------------
 
 
-def number(**bounds: Any) -> Check:
+def number(
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    infinite: bool = False,
+) -> Check:
     """A number within bounds, those of `checked_number`."""
-    return lambda name, value, error: checked_number(name, value, error=error, **bounds)
+    return lambda name, value, error: checked_number(
+        name, value, error=error, least=least, above=above, most=most, below=below, infinite=infinite
+    )
 
 
 def whole(least: int = 1) -> Check:
