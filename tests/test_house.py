@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,45 +20,33 @@ from steerlens.results.result import Result
 ROOT = Path(steerlens.__file__).parent
 LONGEST = 330  # lines of a file; style.md aims at 250
 
-# Which modules stand on which floor of the house, and on which floors each may stand. `steerlens.` is left out.
-FLOORS: dict[str, tuple[str, ...]] = {
-    "errors": ("errors",),
-    "numbers": ("checks", "checks.*", "_stats", "files"),
-    "toy": ("toy", "toy.*"),
-    "text": ("text", "text.*"),
-    "pairs": ("pairs", "pairs.*"),
-    "models": ("models", "models.*"),
-    "vectors": ("vectors", "vectors.*"),
-    "forward": ("forward", "forward.*"),
-    "generation": ("generation", "generation.*"),
-    "results": ("results", "results.*"),
-    "methods": ("methods", "methods.*"),
-    "measures": ("measures", "measures.*"),
-    "comparison": ("comparison", "comparison.*"),
-    "figures": ("figures", "figures.*"),
-    "widgets": ("widgets", "widgets.*"),  # the one thing that both generates and draws
-    "façade": ("",),
-}
-_ALWAYS = {"errors", "numbers"}
+# Each room, the first part of a module's path, and the rooms that it may stand on.
+_GROUND = {"errors", "files", "checks", "_stats"}
 STANDS_ON: dict[str, set[str]] = {
     "errors": set(),
-    "numbers": {"errors"},
-    "toy": {"errors", "numbers"},
-    "text": _ALWAYS,
-    "pairs": _ALWAYS | {"text", "toy"},
-    "models": _ALWAYS | {"text", "toy"},
-    "vectors": _ALWAYS | {"text", "pairs", "models"},
-    "forward": _ALWAYS | {"text", "pairs", "models", "vectors"},
-    "generation": _ALWAYS | {"text", "pairs", "models", "vectors", "forward"},
-    "results": _ALWAYS | {"models", "vectors"},  # a result's file may hold vectors
-    "methods": _ALWAYS | {"text", "pairs", "models", "vectors", "forward", "generation", "results", "toy"},
-    "measures": _ALWAYS | {"text", "pairs", "models", "vectors", "forward", "generation", "results", "toy"},
-    "comparison": _ALWAYS
-    | {"text", "pairs", "models", "vectors", "forward", "generation", "results", "methods", "measures"},
-    "figures": _ALWAYS | {"vectors", "results", "measures", "comparison"},  # for the results that are defined there
-    "widgets": set(FLOORS) - {"methods", "widgets", "façade"},
-    "façade": set(FLOORS),
+    "files": {"errors"},
+    "checks": {"errors"},
+    "_stats": {"errors", "checks"},
+    "toy": _GROUND,
+    "text": _GROUND,
+    "models": _GROUND | {"toy", "text"},
+    "pairs": _GROUND | {"toy", "text"},
+    "vectors": _GROUND | {"text", "models", "pairs"},
+    "forward": _GROUND | {"text", "models", "pairs", "vectors"},
+    "generation": _GROUND | {"text", "models", "pairs", "vectors", "forward"},
+    "results": _GROUND | {"models", "vectors"},  # a result's file may hold vectors
 }
+STANDS_ON["methods"] = set(STANDS_ON)
+STANDS_ON["measures"] = set(STANDS_ON) - {"methods"}
+STANDS_ON["comparison"] = set(STANDS_ON) - {"toy"}
+STANDS_ON["figures"] = _GROUND | {
+    "vectors",
+    "results",
+    "measures",
+    "comparison",
+}  # for the results that are defined there
+STANDS_ON["widgets"] = set(STANDS_ON) - {"methods"}  # the one room that both generates and draws
+STANDS_ON[""] = set(STANDS_ON)  # the façade
 # Conveniences that reach up, inside a function and at the call only: vector.save, result.figure, comparison.save.
 REACHES_UP = {
     ("vectors.vector", "vectors.files"),
@@ -104,10 +91,10 @@ MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 
-def floor(module: str) -> str:
-    found = [name for name, patterns in FLOORS.items() if any(fnmatch(module, pattern) for pattern in patterns)]
-    assert len(found) == 1, f"steerlens.{module} stands on {found or 'no floor'}: put it on one in tests/test_house.py"
-    return found[0]
+def room(module: str) -> str:
+    found = module.split(".")[0]
+    assert found in STANDS_ON, f"steerlens.{module} is in no known room: give it one in tests/test_house.py"
+    return found
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[str, tuple[str, ...], bool]]:
@@ -147,20 +134,23 @@ def own_imports(module: str) -> Iterator[tuple[str, bool]]:
 # -- imports ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_module_imports_from_its_own_floor_and_those_below() -> None:
+def test_a_module_imports_from_its_own_room_and_those_below() -> None:
     too_high = [
-        f"steerlens.{module} ({floor(module)}) imports steerlens.{target} ({floor(target)})"
+        f"steerlens.{module} ({room(module)}) imports steerlens.{target} ({room(target)})"
         for module in MODULES
         for target, late in own_imports(module)
-        if floor(target) not in STANDS_ON[floor(module)] | {floor(module)}
+        if room(target) not in STANDS_ON[room(module)] | {room(module)}
         and not (late and (module, target) in REACHES_UP)
     ]
     assert too_high == []
 
 
-def test_no_floor_stands_on_one_that_stands_on_it() -> None:
-    below = {name: others for name, others in STANDS_ON.items() if name != "façade"}
-    order = list(graphlib.TopologicalSorter(below).static_order())
+def test_the_root_holds_what_every_room_stands_on_and_nothing_else() -> None:
+    assert {path.stem for path in ROOT.glob("*.py")} == {"__init__", "errors", "files", "_stats"}
+
+
+def test_no_room_stands_on_one_that_stands_on_it() -> None:
+    order = list(graphlib.TopologicalSorter(STANDS_ON).static_order())
     assert order.index("methods") < order.index("comparison") < order.index("figures")
     assert "measures" not in STANDS_ON["methods"]
     assert "methods" not in STANDS_ON["measures"]
@@ -192,8 +182,8 @@ def test_other_modules_name_hooked_transformer_in_annotations_only() -> None:
         named = [names for target, names, _ in imports(tree) if target.split(".")[0] == "transformer_lens"]
         if named:
             assert named == [("HookedTransformer",)], f"steerlens.{module}"
-            low = ("errors", "vectors.shapes", "numbers", "pairs.preference", "vectors", "results", "figures")
-            assert floor(module) not in low, f"steerlens.{module}"
+            low = (*_GROUND, "text", "pairs", "vectors", "results", "figures")
+            assert room(module) not in low, f"steerlens.{module}"
         in_annotations = {id(inner) for annotation in annotations(tree) for inner in ast.walk(annotation)}
         used = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "HookedTransformer"]
         assert all(id(node) in in_annotations for node in used), f"steerlens.{module}"
@@ -247,7 +237,7 @@ def is_one_of_the_nouns(name: str, thing: Any) -> bool:
     module = thing.__module__.removeprefix("steerlens.")
     gives = inspect.signature(thing).return_annotation
     return (
-        floor(module) in ("methods", "measures")
+        room(module) in ("methods", "measures")
         or name.startswith("load_")
         or name in ("steer", "generate", "datasets", "playground", "report")
         or (inspect.isclass(gives) and issubclass(gives, Result))
