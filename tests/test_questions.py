@@ -18,12 +18,12 @@ from steerlens import (
     PreferencePair,
     PreferencePairs,
     SteerLensError,
-    _choices,
     extract_caa,
     load_pairs,
     load_questions,
     preference_shift,
 )
+from steerlens.pairs import lettered
 from steerlens.pairs.lettered import read_choices, read_letter
 
 NAMES = ("train", "val", "test")
@@ -372,11 +372,11 @@ def test_options_are_found_where_regular_expressions_find_them() -> None:
         before = "".join(rng.choices(bits, k=rng.randrange(8)))
         behind = "".join(rng.choices(bits, k=rng.randrange(6)))
         text = f"Which?{before}(A) one\n(B) two{behind}"
-        first = next(iter(_choices._OPTION.finditer(text)))
+        first = next(iter(lettered._OPTION.finditer(text)))
         start, end = first.start() if first[2] == "A" else 0, text.index("two") + 3
         own, asks = opening.search(text[:start]), tail.search(text, end - 3)
-        assert _choices._opening(text[:start]) == (own.start() if own else None), text
-        assert _choices._tail(text, end - 3) == (asks.start() if asks else len(text)), text
+        assert lettered._opening(text[:start]) == (own.start() if own else None), text
+        assert lettered._tail(text, end - 3) == (asks.start() if asks else len(text)), text
         found += bool(own) and bool(asks)
     assert found > 20
 

@@ -374,7 +374,7 @@ def model_record(**changes: Any) -> dict[str, Any]:
         ({"tensors": {"vector": torch.zeros(32), "more": torch.zeros(32)}}, r"holds \['more', 'vector'\]"),
         ({"tensors": {"weight": torch.zeros(32)}}, r"holds \['weight'\]"),
         ({"format": "pt"}, "format is 'pt'"),
-        ({"format": "steerlens.vectors.vector/2"}, "format is 'steerlens.vectors.vector/2'"),
+        ({"format": "steerlens.vector/2"}, "format is 'steerlens.vector/2'"),
         ({"record": {"colour": 1}}, r"unknown or missing keys: \['colour'\]"),
         ({"record": {"seen": "gone", "seed": "gone"}}, r"unknown or missing keys: \['seed', 'seen'\]"),
         ({"record": {"model": "gone"}}, "damaged record.*model"),

@@ -23,7 +23,7 @@ from steerlens.vectors.gguf import control_vector, read_control_vectors
 from steerlens.vectors.vector import SteeringVector
 
 log = logging.getLogger(__name__)
-FORMAT = "steerlens.vectors.vector/1"
+FORMAT = "steerlens.vector/1"
 ENDINGS = (".safetensors", ".pt", ".gguf")
 LARGEST = 256_000_000
 """bytes of a vector's file"""
